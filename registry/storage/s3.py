@@ -1,0 +1,331 @@
+"""The bucket: the only module that knows boto3. Control requests and signatures; weight bytes rarely pass here.
+
+Uploads and downloads of weights are made by clients with URLs signed here. What the vendor's library raises is
+narrowed by code to three errors of ours; anything else propagates: it is a bug or a misconfiguration.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config as VendorConfig
+from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError, NoCredentialsError
+
+from registry.domain.errors import ExhaustedError, NotFoundError, UnavailableError
+from registry.storage.durability import Flusher
+from registry.storage.presign import Identity, Target, presign
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_HEADS_AT_ONCE = 8
+_MISSING = {"404", "NoSuchKey", "NotFound"}
+_FULL = {"InsufficientStorage", "QuotaExceeded", "StorageFull", "XMinioStorageFull", "507"}
+_UNAVAILABLE = {"NoSuchBucket", "SlowDown", "RequestTimeout", "ServiceUnavailable", "InternalError"}
+_SERVER_ERROR = 500
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class ObjectMissingError(NotFoundError):
+    """The store holds no object under this key."""
+
+    code = "OBJECT_MISSING"
+    remedy = "Push the version again, or run `registry fsck` if it was published."
+
+
+class StorageUnavailableError(UnavailableError):
+    """The object store cannot be reached, or answers that it cannot serve."""
+
+    code = "STORAGE_UNAVAILABLE"
+    remedy = "Try again in a moment; if it persists, check the S3 endpoint and its bucket."
+
+
+class StorageFullError(ExhaustedError):
+    """The object store has no room for more bytes."""
+
+    code = "STORAGE_FULL"
+    remedy = "Free space in the object store (`registry gc`) or enlarge it, then repeat the push: only the rest moves."
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """Where the bucket is. Without an access key boto3's own chain is used (profile, container or instance role).
+
+    `public_endpoint_url` is what clients reach, if that differs. `local_path` is set only where the store keeps its
+    files on this machine and acknowledges before they are on disk; see `Store.settle`.
+    """
+
+    bucket: str
+    endpoint_url: str | None = None
+    public_endpoint_url: str | None = None
+    region: str = "us-east-1"
+    access_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    local_path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """What the store says of an object. `sha256` (hex) is None if the store has no checksum of the whole object."""
+
+    size: int
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SignedPut:
+    """One upload that the store will accept: this URL with exactly these headers, each of them signed."""
+
+    url: str
+    headers: dict[str, str]
+
+
+class Store:
+    """One bucket. Safe to share between threads; opens no connection until it is used."""
+
+    def __init__(self, config: StoreConfig) -> None:
+        """Keep the configuration; credentials are looked up at first use."""
+        self.config = config
+        self._flusher = Flusher(config.local_path) if config.local_path else None
+
+    # Signing
+
+    def presign_put(self, key: str, *, sha256: str, size: int, expires: int) -> SignedPut:
+        """Sign the upload of the `size` bytes with this sha256 (hex) under a key that must not exist yet."""
+        headers = {
+            "content-length": str(size),
+            "if-none-match": "*",
+            "x-amz-checksum-sha256": base64.b64encode(bytes.fromhex(sha256)).decode(),
+        }
+        return SignedPut(self._sign("PUT", key, headers, expires), headers)
+
+    def presign_get(self, key: str, *, expires: int) -> str:
+        """Sign the download of one object; `Range` may be added freely, HEAD is not covered."""
+        return self._sign("GET", key, {}, expires)
+
+    def _sign(self, method: str, key: str, headers: dict[str, str], expires: int) -> str:
+        now = datetime.now(UTC)
+        return presign(self._target, self._identity(), method=method, key=key, headers=headers, expires=expires, at=now)
+
+    # Objects
+
+    def head(self, key: str) -> StoredObject:
+        """Size and sha256 of an object, as the store recorded them when it took the bytes in.
+
+        An upload through `presign_put` cannot have been accepted unless its bytes had the signed sha256, and the store
+        repeats that checksum here. So: `sha256` equal to the expected one means the right bytes arrived. It does not
+        mean that they are still right (that takes reading them: scrub), and None means that the store keeps no
+        whole-object checksum, as for multipart uploads: then nothing is known but the size.
+
+        Raises ObjectMissingError or StorageUnavailableError.
+        """
+        with _narrowed(key):
+            found = self._client.head_object(Bucket=self.config.bucket, Key=key, ChecksumMode="ENABLED")
+        return StoredObject(found["ContentLength"], _plain_sha256(found.get("ChecksumSHA256")))
+
+    def head_many(self, keys: Iterable[str]) -> dict[str, StoredObject]:
+        """`head` of each key, several at a time; missing ones are absent. Raises StorageUnavailableError."""
+        wanted = list(dict.fromkeys(keys))
+        with ThreadPoolExecutor(_HEADS_AT_ONCE, thread_name_prefix="head") as pool:
+            found = zip(wanted, pool.map(self._head_or_none, wanted), strict=True)
+            return {key: stored for key, stored in found if stored is not None}
+
+    def _head_or_none(self, key: str) -> StoredObject | None:
+        try:
+            return self.head(key)
+        except ObjectMissingError:
+            return None
+
+    def read(self, key: str, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes from `offset`, fewer at the object's end.
+
+        Raises ObjectMissingError or StorageUnavailableError.
+        """
+        return b"".join(self.stream(key, offset=offset, size=size))
+
+    def stream(self, key: str, *, offset: int = 0, size: int | None = None, block: int = 1 << 20) -> Iterator[bytes]:
+        """The bytes of a range in blocks, holding one at a time. Raises like `read`, possibly in the middle."""
+        if size == 0:
+            return
+        last = "" if size is None else str(offset + size - 1)
+        given: dict[str, Any] = {"Range": f"bytes={offset}-{last}"} if offset or size is not None else {}
+        with _narrowed(key):
+            try:
+                body = self._client.get_object(Bucket=self.config.bucket, Key=key, **given)["Body"]
+            except ClientError as error:
+                if _code(error) == "InvalidRange":
+                    return
+                raise
+            with body:
+                yield from body.iter_chunks(block)
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy inside the store; no bytes come here and the checksum stays known. An existing target is left alone.
+
+        Raises ObjectMissingError (of the source), StorageUnavailableError or StorageFullError.
+        """
+        bucket = self.config.bucket
+        with _narrowed(source):
+            try:
+                self._client.copy_object(
+                    Bucket=bucket,
+                    Key=target,
+                    CopySource={"Bucket": bucket, "Key": source},
+                    ChecksumAlgorithm="SHA256",
+                    IfNoneMatch="*",
+                )
+            except ClientError as error:
+                if _code(error) != "PreconditionFailed":
+                    raise
+
+    def put(self, key: str, data: bytes, sha256: str) -> None:
+        """Store a small object that the server itself made, replacing what was there; the store checks the sha256.
+
+        Raises StorageUnavailableError or StorageFullError.
+        """
+        checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
+        with _narrowed(key):
+            self._client.put_object(Bucket=self.config.bucket, Key=key, Body=data, ChecksumSHA256=checksum)
+
+    def delete(self, key: str) -> None:
+        """Delete an object; deleting what is not there is no error. Raises StorageUnavailableError."""
+        with _narrowed(key):
+            self._client.delete_object(Bucket=self.config.bucket, Key=key)
+
+    # The bucket itself
+
+    def settle(self) -> None:
+        """Return once every object acknowledged so far would survive a power cut.
+
+        A real S3 promises that with its acknowledgement, and nothing is done here. The embedded store acknowledges when
+        the operating system has the bytes, so its changed files are flushed: one flush for many objects, which is why
+        it stands before the publishing transaction and not in every upload. Raises OSError if the disk refuses.
+        """
+        if self._flusher is not None:
+            self._flusher.flush()
+
+    def ping(self) -> None:
+        """Make one short request to the bucket. Raises StorageUnavailableError unless it exists and we may use it."""
+        with _narrowed(self.config.bucket):
+            try:
+                self._pinger.head_bucket(Bucket=self.config.bucket)
+            except ClientError as error:
+                message = f"The object store answered {_code(error)} for the bucket {self.config.bucket}."
+                raise StorageUnavailableError(message) from error
+
+    def ensure_bucket(self) -> None:
+        """Create the bucket unless it exists. Raises StorageUnavailableError."""
+        bucket, region = self.config.bucket, self.config.region
+        with _narrowed(bucket):
+            try:
+                self._client.head_bucket(Bucket=bucket)
+            except ClientError as error:
+                if _code(error) not in _MISSING | {"NoSuchBucket"}:
+                    raise
+            else:
+                return
+            elsewhere = self.config.endpoint_url is None and region != "us-east-1"
+            place: dict[str, Any] = {"CreateBucketConfiguration": {"LocationConstraint": region}} if elsewhere else {}
+            try:
+                self._client.create_bucket(Bucket=bucket, **place)
+            except ClientError as error:
+                if _code(error) not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+                    raise
+
+    # Connections and credentials
+
+    @cached_property
+    def _session(self) -> boto3.Session:
+        config = self.config
+        return boto3.Session(config.access_key, config.secret_key, config.session_token, region_name=config.region)
+
+    @cached_property
+    def _client(self) -> "S3Client":
+        return self._connect(connect_timeout=3, read_timeout=60, attempts=3)
+
+    @cached_property
+    def _pinger(self) -> "S3Client":
+        return self._connect(connect_timeout=1, read_timeout=2, attempts=1)
+
+    def _connect(self, *, connect_timeout: float, read_timeout: float, attempts: int) -> "S3Client":
+        vendor = VendorConfig(
+            signature_version="s3v4",
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            max_pool_connections=32,
+            tcp_keepalive=True,
+            # Checksums are signed where they matter; the vendor's own CRC32 in every request breaks other stores.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            s3={"addressing_style": "path" if self.config.endpoint_url else "auto"},
+        )
+        return self._session.client("s3", endpoint_url=self.config.endpoint_url, config=vendor)
+
+    def _identity(self) -> Identity:
+        # Asked for each time, from memory: temporary credentials are renewed underneath.
+        found = self._credentials.get_frozen_credentials()
+        return Identity(str(found.access_key), str(found.secret_key), found.token)
+
+    @cached_property
+    def _credentials(self) -> Any:
+        found = self._session.get_credentials()
+        if found is None:
+            raise NoCredentialsError
+        return found
+
+    @cached_property
+    def _target(self) -> Target:
+        config = self.config
+        own = config.public_endpoint_url or config.endpoint_url
+        parts = urlsplit(own or self._client.meta.endpoint_url)
+        host = str(parts.hostname)
+        if ":" in host:
+            host = f"[{host}]"
+        if parts.port not in {None, _DEFAULT_PORTS.get(parts.scheme)}:
+            host = f"{host}:{parts.port}"
+        path = parts.path.rstrip("/")
+        if own is None and "." not in config.bucket:
+            return Target(parts.scheme, f"{config.bucket}.{host}", path, config.region)
+        return Target(parts.scheme, host, f"{path}/{config.bucket}", config.region)
+
+
+@contextmanager
+def _narrowed(key: str) -> Iterator[None]:
+    try:
+        yield
+    except ClientError as error:
+        code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if code in _MISSING:
+            raise ObjectMissingError(f"The object store has no object {key}.", key=key) from error
+        if code in _FULL:
+            raise StorageFullError("The object store has no room left.") from error
+        if code in _UNAVAILABLE or status >= _SERVER_ERROR:
+            raise StorageUnavailableError(f"The object store answered {code} for {key}.") from error
+        raise
+    except (HTTPClientError, IncompleteReadError) as error:
+        raise StorageUnavailableError("The object store cannot be reached.") from error
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _plain_sha256(checksum: str | None) -> str | None:
+    # A multipart upload's checksum is a hash of hashes and ends in `-<parts>`: not the sha256 of any bytes.
+    if checksum is None or "-" in checksum:
+        return None
+    try:
+        return base64.b64decode(checksum, validate=True).hex()
+    except binascii.Error:
+        return None
