@@ -4,7 +4,7 @@ Digests are `sha256:<64 hex>`, times are RFC 3339 in UTC, sizes and offsets are 
 """
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -22,6 +22,9 @@ Direction = Literal["max", "min"]
 Params = Annotated[dict[Short, Any], Field(max_length=2_000)]
 
 
+Item = TypeVar("Item")
+
+
 class In(BaseModel):
     """What a request may say."""
 
@@ -34,7 +37,7 @@ class Out(BaseModel):
     model_config = ConfigDict(extra="ignore", from_attributes=True)
 
 
-class Page[Item](Out):
+class Page(Out, Generic[Item]):  # noqa: UP046 - the floor is Python 3.11
     """One page of a list. `next` is an opaque cursor, null on the last page."""
 
     items: list[Item]
