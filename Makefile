@@ -84,7 +84,7 @@ lint: $(STAMP) contracts ## Style, formatting and import contracts
 	@$(BIN)/ruff format --check $(SOURCES)
 
 contracts: $(STAMP) # Who may import whom (.importlinter).
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 types: $(STAMP) ## Type-check everything, strictly
 	@$(BIN)/mypy $(SOURCES)
