@@ -1,0 +1,103 @@
+"""What a file is: told from its name and a few bounded reads. Nothing is unpickled, extracted, imported or run.
+
+A format is one row of FORMATS; one that knows its tensors brings a function that reads its header.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from registry.weights import pickles, safetensors
+from registry.weights.tensors import Header, Tensor
+
+ReadAt = Callable[[int, int], bytes]
+"""`read(offset, size)`: the bytes there, fewer only at the end of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the registry knows of a file. `pickle` means: loading it the usual way can run code that it carries."""
+
+    format: str
+    pickle: bool
+    tensors: tuple[Tensor, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+    header_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One row: names that end so are of this format; `header`, if there is one, must then succeed."""
+
+    name: str
+    suffixes: tuple[str, ...]
+    media_type: str
+    pickle: bool = False
+    header: Callable[[int, ReadAt], Header] | None = None
+
+
+def _safetensors(size: int, read: ReadAt) -> Header:
+    total = safetensors.header_size(read(0, min(size, safetensors.PREFIX)), size)
+    return safetensors.parse(read(0, total), size)
+
+
+_OCTETS = "application/octet-stream"
+_JSON = "application/json"
+
+FORMATS = (
+    Format("safetensors", (".safetensors",), "application/x-safetensors", header=_safetensors),
+    Format("safetensors-index", (".safetensors.index.json",), _JSON),
+    Format("pytorch", pickles.PYTORCH_SUFFIXES, "application/x-pytorch", pickle=True),
+    Format("pickle", pickles.PICKLE_SUFFIXES, "application/x-pickle", pickle=True),
+    Format("gguf", (".gguf",), "application/x-gguf"),
+    Format("onnx", (".onnx",), "application/x-onnx"),
+    Format("opaque", (".json",), _JSON),
+    Format("opaque", (".jsonl", ".ndjson"), "application/x-ndjson"),
+    Format("opaque", (".txt", ".log"), "text/plain; charset=utf-8"),
+    Format("opaque", (".md",), "text/markdown; charset=utf-8"),
+    Format("opaque", (".yaml", ".yml"), "application/yaml"),
+    Format("opaque", (".toml",), "application/toml"),
+    Format("opaque", (".csv",), "text/csv; charset=utf-8"),
+    Format("opaque", (".zip",), "application/zip"),
+    Format("opaque", (".png",), "image/png"),
+    Format("opaque", (".jpg", ".jpeg"), "image/jpeg"),
+)
+"""Every format by the ends of its names; the longest end that fits wins. Nothing that a browser would run is named."""
+
+_OPAQUE = Format("opaque", (), _OCTETS)
+_BY_SUFFIX = {suffix: row for row in FORMATS for suffix in row.suffixes}
+
+
+def media_type(path: str) -> str:
+    """The media type by the file's name alone: the same on every machine, whatever the host has configured."""
+    return _format(path).media_type
+
+
+def facts(path: str, size: int, read: ReadAt) -> Facts:
+    """What the file at `path` is, from its name, its header and, for pickles, a look at both of its ends.
+
+    Raises the error of the format if the name promises one and the bytes do not keep the promise.
+    """
+    row = _format(path)
+    if row.header is not None:
+        header = row.header(size, read)
+        return Facts(row.name, row.pickle, header.tensors, header.metadata, header.size)
+    sniffed = None if row.pickle else pickles.sniff(size, read)
+    return Facts(sniffed or row.name, row.pickle or sniffed is not None)
+
+
+def header_of(path: str, size: int, read: ReadAt) -> Header | None:
+    """The file's header if its format has one; raises as `facts` does."""
+    row = _format(path)
+    return None if row.header is None else row.header(size, read)
+
+
+def _format(path: str) -> Format:
+    """The row whose suffix is the longest that the name ends with."""
+    name = path.rpartition("/")[2].lower()
+    start = name.find(".")
+    while start >= 0:
+        row = _BY_SUFFIX.get(name[start:])
+        if row is not None:
+            return row
+        start = name.find(".", start + 1)
+    return _OPAQUE
