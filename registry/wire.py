@@ -1,4 +1,4 @@
-"""The JSON shapes of `/api/v1`, shared by the server and the client. Inputs refuse unknown fields; outputs tolerate them.
+"""The JSON shapes of `/api/v1`, shared by server and client. Inputs refuse unknown fields; outputs tolerate them.
 
 Digests are `sha256:<64 hex>`, times are RFC 3339 in UTC, sizes and offsets are bytes.
 """
@@ -37,14 +37,13 @@ class Out(BaseModel):
     model_config = ConfigDict(extra="ignore", from_attributes=True)
 
 
-class Page(Out, Generic[Item]):  # noqa: UP046 - the floor is Python 3.11
+class Page(Out, Generic[Item]):
     """One page of a list. `next` is an opaque cursor, null on the last page."""
 
     items: list[Item]
     next: str | None = None
 
 
-# --- uploads -----------------------------------------------------------------------------------------------------------
 
 
 class SegmentIn(In):
@@ -144,7 +143,6 @@ class CommitIn(In):
     new: bool = False
 
 
-# --- versions ----------------------------------------------------------------------------------------------------------
 
 
 class MetricOut(Out):
@@ -286,7 +284,6 @@ class LineageItem(Out):
     uri: str | None = None
 
 
-# --- models ------------------------------------------------------------------------------------------------------------
 
 
 class Objective(In):
@@ -353,7 +350,6 @@ class AliasOut(Out):
     at: datetime
 
 
-# --- stages ------------------------------------------------------------------------------------------------------------
 
 
 class PromotionIn(In):
@@ -403,7 +399,6 @@ class HistoryItem(Out):
     id: str
 
 
-# --- people ------------------------------------------------------------------------------------------------------------
 
 
 Role = Literal["reader", "writer", "promoter", "admin"]
@@ -466,7 +461,7 @@ class TokenIn(In):
 
     name: Name
     actions: Annotated[list[Short], Field(min_length=1, max_length=50)] = ["*"]
-    models: Short = "*/*"
+    models: Short = "*"
     expires_in_days: Annotated[int, Field(ge=1, le=3650)] | None = None
     user: Name | None = None
 

@@ -25,6 +25,7 @@ class Action(StrEnum):
     MODEL_TAG = "model:tag"
     MODEL_UNTAG = "model:untag"
     VERSION_PUBLISH = "version:publish"
+    VERSION_UPDATE = "version:update"
     VERSION_COPY = "version:copy"
     VERSION_TAG = "version:tag"
     VERSION_UNTAG = "version:untag"

@@ -61,7 +61,6 @@ class RegistryError(Exception):
         return self
 
 
-# --- kinds -----------------------------------------------------------------------------------------------------------
 
 
 class InvalidError(RegistryError):

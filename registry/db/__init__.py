@@ -1,0 +1,1 @@
+"""Rows: tables, sessions, and reads that join. No behaviour: the rules are in `registry.domain`."""

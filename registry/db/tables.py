@@ -1,0 +1,429 @@
+"""Every table, in reading order: who, what, which bytes, where it points, what happened.
+
+Constraints make the wrong state impossible where SQL can say it: a pointer is a composite foreign key to a version,
+a segment has at most one live object, a stage's history has no two entries with one number.
+"""
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    String,
+    UniqueConstraint,
+    text as sql,
+)
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from registry.db.base import (
+    Base,
+    Id,
+    bigid,
+    count,
+    digest_check,
+    document,
+    documents,
+    hex64,
+    instant,
+    one_of,
+    short,
+    text,
+)
+
+
+
+class User(Base):
+    """A person or a machine account. Administrators may do everything, in every namespace."""
+
+    __tablename__ = "users"
+    id: Mapped[bigid]
+    name: Mapped[short]
+    folded: Mapped[short] = mapped_column(unique=True)
+    is_admin: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[instant]
+    disabled_at: Mapped[instant | None]
+
+
+class Token(Base):
+    """A bearer secret of a user. Only its sha256 is stored; `prefix` lets people recognise it."""
+
+    __tablename__ = "tokens"
+    id: Mapped[bigid]
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
+    name: Mapped[short]
+    prefix: Mapped[short]
+    sha256: Mapped[hex64] = mapped_column(unique=True)
+    actions: Mapped[documents]
+    models: Mapped[short] = mapped_column(default="*")
+    created_at: Mapped[instant]
+    expires_at: Mapped[instant | None]
+    last_used_at: Mapped[instant | None]
+    revoked_at: Mapped[instant | None]
+    user: Mapped[User] = relationship(lazy="raise")
+    __table_args__ = (digest_check("sha256"),)
+
+
+class WebSession(Base):
+    """A signed-in browser: the sha256 of its cookie, standing for one token and ending with it."""
+
+    __tablename__ = "web_sessions"
+    sha256: Mapped[hex64] = mapped_column(primary_key=True)
+    token_id: Mapped[int] = mapped_column(ForeignKey("tokens.id"), index=True)
+    created_at: Mapped[instant]
+    expires_at: Mapped[instant]
+    __table_args__ = (digest_check("sha256"),)
+
+
+class Namespace(Base):
+    """Owns models, people's rights and stored bytes."""
+
+    __tablename__ = "namespaces"
+    id: Mapped[bigid]
+    name: Mapped[short]
+    folded: Mapped[short] = mapped_column(unique=True)
+    description: Mapped[text] = mapped_column(default="")
+    created_at: Mapped[instant]
+
+
+class Grant(Base):
+    """A user's role in a namespace."""
+
+    __tablename__ = "grants"
+    namespace_id: Mapped[int] = mapped_column(ForeignKey("namespaces.id"), primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), primary_key=True, index=True)
+    role: Mapped[str] = mapped_column(String(16))
+    __table_args__ = (one_of("role", "reader", "writer", "promoter", "admin"),)
+
+
+
+
+class Model(Base):
+    """A named line of versions. `last_version` only grows: a number is never used twice."""
+
+    __tablename__ = "models"
+    id: Mapped[bigid]
+    namespace_id: Mapped[int] = mapped_column(ForeignKey("namespaces.id"))
+    name: Mapped[short]
+    folded: Mapped[short]
+    description: Mapped[text] = mapped_column(default="")
+    last_version: Mapped[count]
+    objective_metric: Mapped[short | None]
+    objective_direction: Mapped[str | None] = mapped_column(String(3))
+    objective_dataset: Mapped[short | None]
+    objective_split: Mapped[short | None]
+    created_by: Mapped[short]
+    created_at: Mapped[instant]
+    deleted_at: Mapped[instant | None]
+    namespace: Mapped[Namespace] = relationship(lazy="raise")
+    __table_args__ = (
+        UniqueConstraint("namespace_id", "folded"),
+        CheckConstraint("(objective_metric IS NULL) = (objective_direction IS NULL)", name="objective_whole"),
+        CheckConstraint("objective_direction IN ('max', 'min')", name="objective_direction_known"),
+        CheckConstraint("last_version >= 0", name="last_version_counts"),
+    )
+
+
+class Version(Base):
+    """An immutable, numbered publication of a model. Only states, tags and metrics change after it is published."""
+
+    __tablename__ = "versions"
+    id: Mapped[bigid]
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    number: Mapped[int]
+    digest: Mapped[hex64]
+    """Manifest digest: the identity of the content."""
+    push_key: Mapped[hex64]
+    """Content, run, parents, parameters, kind and variant in one digest: what makes a push a repetition."""
+    kind: Mapped[str] = mapped_column(String(16))
+    variant: Mapped[short | None]
+    state: Mapped[str] = mapped_column(String(16), default="ready")
+    integrity: Mapped[str] = mapped_column(String(16), default="unverified")
+    health: Mapped[str] = mapped_column(String(16), default="pending")
+    is_pinned: Mapped[bool] = mapped_column(default=False)
+    message: Mapped[text] = mapped_column(default="")
+    size: Mapped[count]
+    params: Mapped[document]
+    class_names: Mapped[documents]
+    run: Mapped[short | None]
+    created_by: Mapped[short]
+    created_at: Mapped[instant]
+    trashed_at: Mapped[instant | None]
+    trashed_by: Mapped[short | None]
+    model: Mapped[Model] = relationship(lazy="raise")
+    __table_args__ = (
+        UniqueConstraint("model_id", "number"),
+        Index("ix_versions_model_id_push_key", "model_id", "push_key"),
+        Index("ix_versions_model_id_digest", "model_id", "digest", "number"),
+        Index("ix_versions_latest", "model_id", "state", "kind", "variant", "number"),
+        digest_check("digest"),
+        digest_check("push_key"),
+        one_of("kind", "release", "checkpoint"),
+        one_of("state", "ready", "trashed", "purged"),
+        one_of("integrity", "unverified", "verified", "damaged"),
+        one_of("health", "pending", "done", "failed"),
+        CheckConstraint("number >= 1", name="number_counts"),
+        CheckConstraint("(state = 'trashed') = (trashed_at IS NOT NULL) OR state = 'purged'", name="trash_whole"),
+    )
+
+
+class Artifact(Base):
+    """One file of a version, with what its header says."""
+
+    __tablename__ = "artifacts"
+    id: Mapped[bigid]
+    version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"))
+    path: Mapped[str] = mapped_column(String(1024))
+    size: Mapped[count]
+    sha256: Mapped[hex64] = mapped_column(index=True)
+    media_type: Mapped[short]
+    format: Mapped[str] = mapped_column(String(32))
+    is_pickle: Mapped[bool] = mapped_column(default=False)
+    header_size: Mapped[count]
+    tensor_count: Mapped[count]
+    segment_count: Mapped[count]
+    header_metadata: Mapped[document]
+    __table_args__ = (UniqueConstraint("version_id", "path"), digest_check("sha256"))
+
+
+class Tensor(Base):
+    """A named array inside an artifact: where its bytes are. `offset` and `size` are in bytes of the artifact."""
+
+    __tablename__ = "tensors"
+    artifact_id: Mapped[int] = mapped_column(ForeignKey("artifacts.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(1024))
+    dtype: Mapped[str] = mapped_column(String(16))
+    shape: Mapped[documents]
+    offset: Mapped[count]
+    size: Mapped[count]
+    sha256: Mapped[hex64 | None]
+
+
+class VersionTag(Base):
+    """A free annotation of a version, without behaviour."""
+
+    __tablename__ = "version_tags"
+    version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"), primary_key=True)
+    key: Mapped[short] = mapped_column(primary_key=True)
+    value: Mapped[text]
+
+
+class ModelTag(Base):
+    """A free annotation of a model, without behaviour."""
+
+    __tablename__ = "model_tags"
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    key: Mapped[short] = mapped_column(primary_key=True)
+    value: Mapped[text]
+
+
+class Metric(Base):
+    """A number measured on a version; added at any time, never edited."""
+
+    __tablename__ = "metrics"
+    id: Mapped[bigid]
+    version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"))
+    name: Mapped[short]
+    value: Mapped[float]
+    step: Mapped[int | None] = mapped_column(Id)
+    dataset: Mapped[short | None]
+    dataset_digest: Mapped[hex64 | None]
+    split: Mapped[short | None]
+    slice: Mapped[short | None]
+    evaluator: Mapped[short | None]
+    sample_count: Mapped[int | None] = mapped_column(Id)
+    recorded_by: Mapped[short]
+    recorded_at: Mapped[instant]
+    __table_args__ = (
+        Index("ix_metrics_version_id_name", "version_id", "name", "id"),
+        digest_check("dataset_digest"),
+        CheckConstraint("dataset_digest IS NULL OR dataset IS NOT NULL", name="dataset_named"),
+        CheckConstraint("sample_count >= 0", name="sample_count_counts"),
+    )
+
+
+class LineageEdge(Base):
+    """Child version to parent, which is a version here or something elsewhere by URI."""
+
+    __tablename__ = "lineage_edges"
+    id: Mapped[bigid]
+    child_id: Mapped[int] = mapped_column(ForeignKey("versions.id"), index=True)
+    relation: Mapped[str] = mapped_column(String(16))
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("versions.id"), index=True)
+    parent_uri: Mapped[str | None] = mapped_column(String(2048))
+    __table_args__ = (
+        UniqueConstraint("child_id", "relation", "parent_id"),
+        UniqueConstraint("child_id", "relation", "parent_uri"),
+        CheckConstraint("(parent_id IS NULL) <> (parent_uri IS NULL)", name="one_parent"),
+        CheckConstraint("parent_id <> child_id", name="not_itself"),
+        one_of(
+            "relation", "finetune", "resume", "quantize", "prune", "merge", "distill", "adapter", "convert", "export"
+        ),
+    )
+
+
+
+
+class Segment(Base):
+    """Bytes known once per namespace by their sha256. `leased_until` keeps collection away while someone uploads."""
+
+    __tablename__ = "segments"
+    id: Mapped[bigid]
+    namespace_id: Mapped[int] = mapped_column(ForeignKey("namespaces.id"))
+    sha256: Mapped[hex64]
+    size: Mapped[count]
+    last_generation: Mapped[int] = mapped_column(default=0)
+    leased_until: Mapped[instant]
+    __table_args__ = (
+        UniqueConstraint("namespace_id", "sha256"),
+        digest_check("sha256"),
+        CheckConstraint("size > 0", name="size_positive"),
+    )
+
+
+class StoredObject(Base):
+    """What S3 holds for a segment. `pending`: a URL was given out; `live`: seen whole; `condemned`: being deleted."""
+
+    __tablename__ = "objects"
+    id: Mapped[bigid]
+    segment_id: Mapped[int] = mapped_column(ForeignKey("segments.id"))
+    generation: Mapped[int]
+    codec: Mapped[str] = mapped_column(String(16), default="raw")
+    base_segment_id: Mapped[int | None] = mapped_column(ForeignKey("segments.id"), index=True)
+    stored_sha256: Mapped[hex64]
+    stored_size: Mapped[count]
+    state: Mapped[str] = mapped_column(String(16), default="pending")
+    created_at: Mapped[instant]
+    __table_args__ = (
+        UniqueConstraint("segment_id", "generation"),
+        Index("uq_objects_live", "segment_id", unique=True, sqlite_where=sql("state = 'live'"), postgresql_where=sql("state = 'live'")),
+        Index("uq_objects_pending", "segment_id", unique=True, sqlite_where=sql("state = 'pending'"), postgresql_where=sql("state = 'pending'")),
+        digest_check("stored_sha256"),
+        one_of("state", "pending", "live", "condemned"),
+        CheckConstraint("(codec = 'raw') OR (stored_size >= 0)", name="codec_sized"),
+    )
+
+
+class ArtifactSegment(Base):
+    """The layout: which segment stands at which byte offset of an artifact."""
+
+    __tablename__ = "artifact_segments"
+    artifact_id: Mapped[int] = mapped_column(ForeignKey("artifacts.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    segment_id: Mapped[int] = mapped_column(ForeignKey("segments.id"), index=True)
+    offset: Mapped[count]
+
+
+class Upload(Base):
+    """An open push: who may send segments to which model, until when."""
+
+    __tablename__ = "uploads"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    namespace_id: Mapped[int] = mapped_column(ForeignKey("namespaces.id"))
+    model_name: Mapped[short]
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    state: Mapped[str] = mapped_column(String(16), default="open")
+    created_at: Mapped[instant]
+    expires_at: Mapped[instant]
+    version_id: Mapped[int | None] = mapped_column(ForeignKey("versions.id"))
+    __table_args__ = (
+        Index("ix_uploads_state_expires_at", "state", "expires_at"),
+        one_of("state", "open", "committed", "expired"),
+        CheckConstraint("(state = 'committed') = (version_id IS NOT NULL)", name="committed_to"),
+    )
+
+
+
+
+class Pointer(Base):
+    """An alias or a stage: a name inside one model that means one version. A stage may be empty, an alias may not."""
+
+    __tablename__ = "pointers"
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(8))
+    number: Mapped[int | None]
+    seq: Mapped[count]
+    """For a stage: number of its newest history entry. For an alias: how often it moved."""
+    moved_by: Mapped[short]
+    moved_at: Mapped[instant]
+    __table_args__ = (
+        ForeignKeyConstraint(["model_id", "number"], ["versions.model_id", "versions.number"]),
+        Index("ix_pointers_model_id_number", "model_id", "number"),
+        Index("ix_pointers_name", "name", "kind"),
+        one_of("kind", "alias", "stage"),
+        CheckConstraint("kind = 'stage' OR number IS NOT NULL", name="alias_points"),
+    )
+
+
+class Promotion(Base):
+    """A request to change a stage's holder. Applied ones, by `seq`, are the stage's history."""
+
+    __tablename__ = "promotions"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    stage: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(16))
+    number: Mapped[int | None]
+    previous: Mapped[int | None]
+    seq: Mapped[int | None]
+    base_seq: Mapped[int]
+    """The stage's seq this request was made against; if it moved, evidence and approvals are stale."""
+    message: Mapped[text] = mapped_column(default="")
+    gates: Mapped[documents]
+    requested_by: Mapped[short]
+    requested_at: Mapped[instant]
+    decided_at: Mapped[instant | None]
+    __table_args__ = (
+        ForeignKeyConstraint(["model_id", "number"], ["versions.model_id", "versions.number"], name="fk_promotions_number"),
+        ForeignKeyConstraint(["model_id", "previous"], ["versions.model_id", "versions.number"], name="fk_promotions_previous"),
+        Index("uq_promotions_seq", "model_id", "stage", "seq", unique=True),
+        Index("ix_promotions_at", "model_id", "stage", "decided_at"),
+        one_of("kind", "promote", "rollback", "demote", "force", "auto"),
+        one_of("state", "pending", "applied", "rejected", "cancelled", "expired", "failed"),
+        CheckConstraint("(state = 'applied') = (seq IS NOT NULL)", name="applied_numbered"),
+        CheckConstraint("(kind = 'demote') = (number IS NULL)", name="demote_empties"),
+    )
+
+
+
+
+class Chain(Base):
+    """The head of one hash chain of events: a namespace's, or `_system` for users and tokens."""
+
+    __tablename__ = "chains"
+    name: Mapped[short] = mapped_column(primary_key=True)
+    last_seq: Mapped[count]
+    last_hash: Mapped[hex64]
+
+
+class Event(Base):
+    """An append-only fact. `hash` covers the fact and the hash before it."""
+
+    __tablename__ = "events"
+    chain: Mapped[short] = mapped_column(ForeignKey("chains.name"), primary_key=True)
+    seq: Mapped[int] = mapped_column(Id, primary_key=True)
+    actor: Mapped[short]
+    action: Mapped[str] = mapped_column(String(64))
+    subject: Mapped[str] = mapped_column(String(1024))
+    at: Mapped[instant]
+    detail: Mapped[document]
+    previous_hash: Mapped[hex64]
+    hash: Mapped[hex64]
+    __table_args__ = (digest_check("hash"), digest_check("previous_hash"))
+
+
+class IdempotencyKey(Base):
+    """The answer once given to an unsafe request with an `Idempotency-Key`, so that a retry gets the same."""
+
+    __tablename__ = "idempotency_keys"
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), primary_key=True)
+    key: Mapped[short] = mapped_column(primary_key=True)
+    request_sha256: Mapped[hex64]
+    status: Mapped[int]
+    body: Mapped[text]
+    created_at: Mapped[instant]
+    __table_args__ = (Index("ix_idempotency_keys_created_at", "created_at"), digest_check("request_sha256"))
+
+

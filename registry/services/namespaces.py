@@ -1,0 +1,58 @@
+"""Namespaces: who owns models, rights and stored bytes."""
+
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from registry.db.tables import Namespace
+from registry.domain.access import Permission
+from registry.domain.audit import Action
+from registry.domain.errors import ConflictError
+from registry.domain.names import SYSTEM_CHAIN, check_namespace, fold
+from registry.services import audit
+from registry.services.actors import Actor, NamespaceNotFoundError
+
+
+class NamespaceExistsError(ConflictError):
+    """The name, or a look-alike of it, is taken."""
+
+    code = "NAMESPACE_EXISTS"
+    remedy = "Use the existing namespace, or choose a name that differs in more than case and punctuation."
+
+
+def find(session: Session, actor: Actor, name: str) -> Namespace:
+    """The namespace by its name in any spelling. Raises NamespaceNotFoundError."""
+    if actor.role_in(name) is None:
+        raise NamespaceNotFoundError(f"There is no namespace {name}.", namespace=name)
+    namespace = session.scalar(select(Namespace).where(Namespace.folded == fold(name)))
+    if namespace is None:
+        raise NamespaceNotFoundError(f"There is no namespace {name}.", namespace=name)
+    return namespace
+
+
+def create(session: Session, actor: Actor, name: str, *, now: datetime, description: str = "") -> Namespace:
+    """Create a namespace; administrators only. Raises NamespaceExistsError or PermissionDeniedError."""
+    actor.check_administrator(Permission.NAMESPACE_CREATE)
+    namespace = Namespace(
+        name=check_namespace(name), folded=fold(name), description=description, created_at=now
+    )
+    try:
+        with session.begin_nested():
+            session.add(namespace)
+    except IntegrityError:
+        taken = session.scalars(select(Namespace).where(Namespace.folded == fold(name))).one()
+        raise NamespaceExistsError(f"Namespace {name} is taken by {taken.name}.", existing=taken.name) from None
+    audit.record(session, actor, Action.NAMESPACE_CREATE, namespace.name, chain=SYSTEM_CHAIN, now=now)
+    return namespace
+
+
+def ensure_for_push(session: Session, actor: Actor, name: str, *, now: datetime) -> Namespace:
+    """The namespace; an administrator's first push into a new one creates it. Raises NamespaceNotFoundError."""
+    existing = session.scalar(select(Namespace).where(Namespace.folded == fold(name)))
+    if existing is not None and actor.role_in(name) is not None:
+        return existing
+    if existing is None and actor.is_admin:
+        return create(session, actor, name, now=now)
+    raise NamespaceNotFoundError(f"There is no namespace {name}.", namespace=name)
