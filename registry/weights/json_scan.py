@@ -11,6 +11,8 @@ from json import JSONDecodeError
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _STRING = json.JSONDecoder()
+MAX_ARRAY = 4096
+"""Characters of a list of integers: 32 of 20 digits, each on a line of its own far to the right."""
 
 
 class ScanError(Exception):
@@ -62,9 +64,9 @@ class Scanner:
         """Step over an array without arrays or strings inside and return what is between its brackets."""
         if self.peek() != "[":
             raise ScanError("expected a list", self.position)
-        end = self.text.find("]", self.position)
+        end = self.text.find("]", self.position, self.position + MAX_ARRAY)
         if end < 0:
-            raise ScanError("expected the end of a list", len(self.text))
+            raise ScanError(f"expected a list of at most {MAX_ARRAY:,} characters", self.position)
         inside = self.text[self.position + 1 : end]
         self.position = end + 1
         return inside

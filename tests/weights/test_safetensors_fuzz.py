@@ -1,0 +1,149 @@
+"""What ours accepts, the safetensors library accepts and reads the same; what the library writes, ours accepts.
+
+`REGISTRY_SOAK=1` tries a hundred times as many files.
+"""
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from safetensors.numpy import save, save_file
+
+from registry.weights.errors import SafetensorsError
+from registry.weights.safetensors import header_size, parse
+from registry.weights.tensors import BITS, Header
+
+SOAK = os.environ.get("REGISTRY_SOAK") == "1"
+fuzz = settings(
+    max_examples=30_000 if SOAK else 300,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+TYPES = ["?", "u1", "i1", "<u2", "<i2", "<f2", "<u4", "<i4", "<f4", "<u8", "<i8", "<f8", "<c8"]
+names = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=20)
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+arrays = st.sampled_from(TYPES).flatmap(
+    lambda dtype: hnp.arrays(np.dtype(dtype), hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))
+)
+models = st.dictionaries(names.filter(lambda name: name != "__metadata__"), arrays, max_size=5)
+metadata = st.none() | st.dictionaries(texts, texts, max_size=3)
+
+
+def ours(data: bytes) -> Header:
+    return parse(data[: header_size(data[:8], len(data))], len(data))
+
+
+def check_subset(data: bytes) -> None:
+    """The property: accepted here means accepted there, with the same tensors."""
+    try:
+        header = ours(data)
+    except SafetensorsError as error:
+        event(error.code)
+        return
+    event("accepted")
+    theirs = {name: (t["dtype"], tuple(t["shape"]), bytes(t["data"])) for name, t in safetensors.deserialize(data)}
+    assert theirs == {t.name: (t.dtype, t.shape, data[t.offset : t.offset + t.size]) for t in header.tensors}
+    assert sum(t.size for t in header.tensors) + header.size == len(data)
+
+
+@fuzz
+@given(models, metadata)
+def test_everything_the_library_writes_is_accepted(tmp_path_factory, model, extra) -> None:
+    path: Path = tmp_path_factory.getbasetemp() / "fuzzed.safetensors"
+    save_file(model, path, extra)
+    data = path.read_bytes()
+    check_subset(data)
+    if not model and extra == {}:  # the library writes `{},"__metadata__":{}}` for it, and cannot read that itself
+        return
+    header = ours(data)
+    assert {t.name for t in header.tensors} == set(model)
+    assert header.metadata == (extra or {})
+
+
+@fuzz
+@given(models, metadata, st.data())
+def test_a_file_with_bytes_flipped_is_read_as_the_library_reads_it(model, extra, data) -> None:
+    content = bytearray(save(model, extra))
+    end = 8 + struct.unpack("<Q", content[:8])[0]
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, end - 1))] = data.draw(
+            st.integers(0, 255) | st.sampled_from(b'{}[]",:0129 \\')
+        )
+    check_subset(bytes(content))
+
+
+@fuzz
+@given(models, metadata, st.data())
+def test_a_file_cut_or_grown_is_read_as_the_library_reads_it(model, extra, data) -> None:
+    content = save(model, extra)
+    where = data.draw(st.integers(0, len(content)))
+    drop = data.draw(st.integers(0, 3))
+    piece = data.draw(st.binary(max_size=3) | st.just(content[where : where + 8]))
+    content = content[:where] + piece + content[where + drop :]
+    check_subset(content)
+    if len(content) > 16:  # and once more with a length that fits, so that the JSON itself is reached
+        length = max(0, struct.unpack("<Q", content[:8])[0] + data.draw(st.integers(-4, 4))) % 2**20
+        check_subset(struct.pack("<Q", length) + content[8:])
+
+
+small = st.integers(0, 6)
+integers = small | st.integers(-2, 2**65) | st.sampled_from([2**31, 2**32, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64])
+scalars = st.none() | st.booleans() | integers | st.floats(0, 8) | st.text(max_size=3)
+dtypes = st.sampled_from([*BITS]) | st.sampled_from(["F4", "F6_E2M3", "U8"]) | st.text(max_size=4)
+shapes = st.lists(small, max_size=3) | st.lists(integers, max_size=34) | scalars
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[list[tuple[str, Any]], int]:
+    """Entries that mostly lie back to back, as pairs so that keys can repeat, and the length of the data."""
+    entries: list[tuple[str, Any]] = []
+    position = 0
+    for _ in range(draw(st.integers(0, 4))):
+        dtype, shape = draw(dtypes), draw(shapes)
+        size = draw(small)
+        if draw(st.integers(0, 7)) and dtype in BITS and isinstance(shape, list):
+            size = int(np.prod([*shape, 1], dtype=object)) * BITS[dtype] // 8
+            size = size if 0 <= size < 10_000 else 4
+        begin = position + draw(st.sampled_from([0] * 12 + [1, -1]))
+        fields: list[tuple[str, Any]] = [("dtype", dtype), ("shape", shape), ("data_offsets", [begin, begin + size])]
+        if draw(st.integers(0, 9)) == 0:
+            fields[draw(st.integers(0, 2))] = (draw(st.sampled_from(["dtype", "shape", "x"])), draw(scalars))
+        entries.append((draw(names | st.sampled_from(["a", "b", "", "__metadata__", "\ud800"])), Fields(fields)))
+        position += size
+    if draw(st.integers(0, 3)) == 0:
+        pairs = draw(st.lists(st.tuples(st.sampled_from("ab"), texts | scalars), max_size=3))
+        entries.append(("__metadata__", Fields(pairs)))
+    return draw(st.permutations(entries)), position + draw(st.sampled_from([0] * 12 + [1, -1]))
+
+
+class Fields(list[tuple[str, Any]]):
+    """A JSON object whose keys may repeat."""
+
+
+def dumped(value: Any) -> str:
+    if isinstance(value, Fields):
+        return "{" + ", ".join(f"{json.dumps(key)}: {dumped(item)}" for key, item in value) + "}"
+    return json.dumps(value)
+
+
+@fuzz
+@given(tables())
+def test_a_strange_header_is_read_as_the_library_reads_it(table) -> None:
+    entries, length = table
+    text = dumped(Fields(entries)).encode()
+    check_subset(struct.pack("<Q", len(text)) + text + bytes(range(256)) * (max(0, length) // 256 + 1))
+    check_subset(struct.pack("<Q", len(text)) + text + bytes(max(0, length)))
+
+
+@fuzz
+@given(st.binary(max_size=64) | st.text('{}[]":,0123 adtypeshp_\\u', max_size=64).map(str.encode))
+def test_any_bytes_are_read_as_the_library_reads_them(data) -> None:
+    check_subset(data)
+    check_subset(struct.pack("<Q", len(data)) + data)
