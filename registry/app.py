@@ -76,6 +76,7 @@ def store_of(config: Config) -> Store:
             region=config.s3_region,
             access_key=config.s3_access_key or None,
             secret_key=config.s3_secret_key or None,
+            local_path=config.s3_local_path if config.s3_local_path.name else None,
         )
     )
 

@@ -97,6 +97,12 @@ class Config(_FromEnvironment):
         "REGISTRY_S3_PUBLIC_ENDPOINT_URL",
         "S3 endpoint that clients reach, if it differs; presigned URLs carry it, signed.",
     )
+    s3_local_path: Path = _setting(
+        "REGISTRY_S3_LOCAL_PATH",
+        "Folder of a store on this machine that acknowledges before it flushes (set by `registry serve`): "
+        "it is flushed before a version is published.",
+        default=Path(),
+    )
     s3_region: str = _setting("AWS_REGION", "Region signed into S3 requests.", default="us-east-1")
     s3_access_key: str = field(
         default="",

@@ -13,7 +13,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
@@ -26,26 +26,8 @@ from registry.domain.paths import check_artifact_paths
 SCHEMA: Final = 1
 MAX_SAFE_INTEGER: Final = 2**53 - 1  # above it, JSON readers that use doubles no longer agree
 MAX_JSON_DEPTH: Final = 64
-DEFAULT_MEDIA_TYPE: Final = "application/octet-stream"
 
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,63}/[a-z0-9][a-z0-9!#$&^_.+-]{0,63}")
-# Fixed here, never asked of the machine: the media type is part of the digest, so every client must give the same one.
-_MEDIA_TYPES: Final[Mapping[str, str]] = {
-    "csv": "text/csv",
-    "gguf": "application/vnd.gguf",
-    "jpg": "image/jpeg",
-    "json": "application/json",
-    "jsonl": "application/jsonl",
-    "md": "text/markdown",
-    "onnx": "application/vnd.onnx",
-    "png": "image/png",
-    "py": "text/x-python",
-    "safetensors": "application/vnd.safetensors",
-    "txt": "text/plain",
-    "yaml": "application/yaml",
-    "yml": "application/yaml",
-    "zip": "application/zip",
-}
 
 
 class InvalidManifestError(InvalidError):
@@ -69,13 +51,7 @@ class ManifestEntry:
     path: str
     size: int
     sha256: str
-    media_type: str = DEFAULT_MEDIA_TYPE
-
-
-def media_type_of(path: str, /) -> str:
-    """Give the media type that a file of this name has in a manifest, the same on every machine."""
-    _, dot, extension = path.rpartition(".")
-    return _MEDIA_TYPES.get(extension.lower(), DEFAULT_MEDIA_TYPE) if dot else DEFAULT_MEDIA_TYPE
+    media_type: str = "application/octet-stream"
 
 
 def check_media_type(text: str, /) -> str:

@@ -177,13 +177,3 @@ def test_an_empty_manifest_is_refused() -> None:
 def test_a_manifests_paths_are_checked() -> None:
     with pytest.raises(paths.PathCollisionError):
         manifest_bytes([ManifestEntry("a", 1, HEX), ManifestEntry("A", 1, HEX)])
-
-
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [("A/B.SafeTensors", "application/vnd.safetensors"), ("config.json", "application/json"),
-     ("best.pt", "application/octet-stream"),
-     ("LICENSE", "application/octet-stream"), ("", "application/octet-stream")],
-)  # fmt: skip
-def test_a_media_type_depends_on_the_name_alone(path: str, expected: str) -> None:
-    assert manifest.media_type_of(path) == expected
