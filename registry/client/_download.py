@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -278,8 +279,8 @@ def _fetch(
             while waiting and crew.unfinished < _AHEAD and not crew.ready():
                 piece, sink = waiting.popleft()
                 if piece.sha256 not in urls:
-                    batch = [piece, *(other for other, _ in list(waiting)[: _BATCH - 1])]
-                    urls.update(sign(batch))
+                    unsigned = (other for other, _ in waiting if other.sha256 not in urls)
+                    urls.update(sign([piece, *islice(unsigned, _BATCH - 1)]))
                 crew.submit(_Job(piece, sink, urls.pop(piece.sha256), signing))
             settled = crew.result()
             job = settled.job

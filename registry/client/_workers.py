@@ -144,3 +144,4 @@ class Crew(Generic[J, R]):
                 self._results.put((self._work(job, lane), None))
             except BaseException as failure:  # noqa: BLE001 - carried to the asking thread, which raises it
                 self._results.put((None, failure))
+                self._stop.set()  # only now: the first failure is told before any that it causes
