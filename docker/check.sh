@@ -62,7 +62,7 @@ for command in api worker "db upgrade"; do
     # shellcheck disable=SC2086 # "db upgrade" is two words
     server/bin/registry $command --help >/dev/null
 done
-server/bin/weed version
+server/bin/weed version | sed -n 1p
 
 step "Service migrate: registry db upgrade, twice"
 export REGISTRY_DATABASE_URL="sqlite:///$scratch/rows.db"
