@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 
+from sqlalchemy.orm import Session
+
 from registry import wire
 from registry.db.tables import Artifact, LineageEdge, Model, Pointer, Version
 from registry.domain.digest import format_digest
 from registry.domain.names import ModelName
-from registry.services import models
+from registry.services import models, versions
+from registry.services.actors import Actor
 from registry.services.versions import Surroundings
 
 
@@ -104,5 +107,18 @@ def version(
         class_names=row.class_names,
         tags=tags,
         artifacts=[artifact(each) for each in artifacts],
+        created=created,
+    )
+
+
+def version_whole(
+    session: Session, actor: Actor, row: Version, *, created: bool | None = None
+) -> wire.VersionOut:
+    """A version with everything around it, read in the same transaction."""
+    return version(
+        row,
+        versions.surroundings(session, actor, [row]),
+        versions.artifacts_of(session, row),
+        versions.tags_of(session, row),
         created=created,
     )

@@ -1,0 +1,54 @@
+"""`/api/v1`: one blueprint a resource."""
+
+from flask import Flask
+
+from registry.api import (
+    aliases,
+    artifacts,
+    events,
+    health,
+    lineage,
+    metrics,
+    models,
+    namespaces,
+    openapi,
+    promotions,
+    stages,
+    storage,
+    tags,
+    tokens,
+    uploads,
+    users,
+    versions,
+    whoami,
+)
+
+PREFIX = "/api/v1"
+
+RESOURCES = (
+    aliases,
+    artifacts,
+    events,
+    lineage,
+    metrics,
+    models,
+    namespaces,
+    openapi,
+    promotions,
+    stages,
+    storage,
+    tags,
+    tokens,
+    uploads,
+    users,
+    versions,
+    whoami,
+)
+
+
+def register(app: Flask) -> None:
+    """Mount every resource, and health beside them."""
+    for resource in RESOURCES:
+        app.register_blueprint(resource.bp, url_prefix=PREFIX, name=f"api.{resource.bp.name}")
+    app.register_blueprint(health.bp)
+    app.register_blueprint(openapi.human)

@@ -1,0 +1,1 @@
+"""Durable work: DBOS workflows that call services. They run in the worker process and survive its death."""

@@ -1,0 +1,52 @@
+"""The worker process: runs the workflows that requests enqueued, and the scheduled ones."""
+
+import signal
+import threading
+
+import structlog
+from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
+
+from registry.config import Config
+from registry.db.queue import QUEUE, SCHEMA
+from registry.db.session import Database
+from registry.jobs.workflows import EXPIRE, Tools, register
+from registry.storage.s3 import Store
+
+log = structlog.get_logger()
+
+_CONCURRENCY = 2
+_EVERY_FIVE_MINUTES = "*/5 * * * *"
+
+
+def run(config: Config, store: Store, *, stop: threading.Event | None = None) -> int:
+    """Work until SIGINT or SIGTERM (or `stop`); gives the exit code.
+
+    Several workers may run on one database. All share one executor name and version: whichever starts takes over what
+    a dead one left, and every step is safe to repeat.
+    """
+    ended = stop or threading.Event()
+    if stop is None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: ended.set())
+    database = Database(config.database_url)
+    settings: DBOSConfig = {
+        "name": "weight-registry",
+        "system_database_url": config.database_url,
+        "dbos_system_schema": SCHEMA,
+        "application_version": "1",
+        "serializer": DBOSPortableJSONSerializer(),  # the default one pickles
+        "run_migrations": False,
+        "log_level": "WARNING",
+    }
+    DBOS(config=settings)
+    workflows = register(Tools(config, database, store))
+    DBOS.launch()
+    DBOS.register_queue(QUEUE, worker_concurrency=_CONCURRENCY)
+    DBOS.apply_schedules(
+        [{"schedule_name": EXPIRE, "workflow_fn": workflows[EXPIRE], "schedule": _EVERY_FIVE_MINUTES, "context": None}]
+    )
+    log.info("worker ready")
+    ended.wait()
+    DBOS.destroy(workflow_completion_timeout_sec=5)
+    database.dispose()
+    return 0

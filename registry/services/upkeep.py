@@ -1,0 +1,16 @@
+"""Upkeep: rows that only matter for a while."""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete
+from sqlalchemy.orm import Session
+
+from registry.db.tables import IdempotencyKey, WebSession
+
+_ANSWERS_KEPT = timedelta(days=1)
+
+
+def forget_old_rows(session: Session, *, now: datetime) -> None:
+    """Drop answers kept for retries for a day, and browser sessions that ended."""
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now - _ANSWERS_KEPT))
+    session.execute(delete(WebSession).where(WebSession.expires_at <= now))
