@@ -18,7 +18,15 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config as VendorConfig
-from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError, NoCredentialsError
+from botocore.exceptions import (
+    ClientError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+)
+from botocore.exceptions import (
+    ConnectionError as VendorConnectionError,
+)
 
 from registry.domain.errors import ExhaustedError, NotFoundError, UnavailableError
 from registry.storage.durability import Flusher
@@ -313,7 +321,7 @@ def _narrowed(key: str) -> Iterator[None]:
         if code in _UNAVAILABLE or status >= _SERVER_ERROR:
             raise StorageUnavailableError(f"The object store answered {code} for {key}.") from error
         raise
-    except (HTTPClientError, IncompleteReadError) as error:
+    except (VendorConnectionError, HTTPClientError, IncompleteReadError) as error:
         raise StorageUnavailableError("The object store cannot be reached.") from error
 
 
