@@ -18,6 +18,7 @@ from registry.services import metrics, publishing, segments, uploads
 from registry.services.publishing import Draft, DraftArtifact
 from registry.services.segments import Place
 from registry.services.uploads import OpenUpload
+from registry.storage.s3 import StoredObject
 
 bp = Blueprint("uploads", __name__)
 
@@ -158,7 +159,7 @@ def _answer(place: Place) -> wire.SegmentAnswer:
     return wire.SegmentAnswer(digest=digest, status="upload", url=put.url, headers=put.headers)
 
 
-def _heads(places: list[Place]) -> dict[str, segments.Seen]:
+def _heads(places: list[Place]) -> dict[str, StoredObject]:
     return store().head_many([place.key for place in places]) if places else {}
 
 
@@ -180,7 +181,7 @@ def _draft(asked: wire.CommitIn) -> Draft:
         class_names=asked.class_names,
         run=asked.run,
         parents=[parse_parent(parent) for parent in asked.parents],
-        metrics=[metrics.Measurement.of(metric.model_dump()) for metric in asked.metrics],
+        metrics=[metrics.Measurement(**metric.model_dump()) for metric in asked.metrics],
         tags=asked.tags,
         aliases=asked.aliases,
         new=asked.new,

@@ -8,9 +8,11 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.db.tables import Artifact, Tensor, Version
+from registry.db.tables import Artifact, Metric, Tensor, Version
 from registry.domain.access import Permission
 from registry.domain.audit import Action
+from registry.domain.digest import format_digest
+from registry.domain.lineage import Relation
 from registry.domain.names import ModelName
 from registry.services import artifacts, audit, lineage, metrics, publishing, segments, uploads, versions
 from registry.services.actors import Actor
@@ -68,7 +70,7 @@ def plan(
         params=source.params,
         class_names=source.class_names,
         run=source.run,
-        metrics=metrics.measurements_of(session, source),
+        metrics=_measurements(session, source),
         tags=versions.tags_of(session, source),
     )
     places = segments.ask(session, upload.namespace_id, draft.segments, lease_s=lease_s, now=now)
@@ -78,7 +80,7 @@ def plan(
         upload=upload,
         draft=draft,
         facts={row.path: _facts(session, row) for row in rows},
-        inherited=lineage.inherited(session, source),
+        inherited=_inherited(session, source),
         moves=tuple((keys[sha256], place) for sha256, place in places.items() if place.state == "pending"),
     )
 
@@ -119,4 +121,29 @@ def _facts(session: Session, row: Artifact) -> Facts:
         tensors=tuple(Array(each.name, each.dtype, tuple(each.shape), each.offset, each.size) for each in tensors),
         metadata=row.header_metadata,
         header_bytes=row.header_size,
+    )
+
+
+def _measurements(session: Session, source: Version) -> list[metrics.Measurement]:
+    rows = session.scalars(select(Metric).where(Metric.version_id == source.id).order_by(Metric.id))
+    return [
+        metrics.Measurement(
+            name=row.name,
+            value=row.value,
+            step=row.step,
+            dataset=row.dataset,
+            dataset_digest=format_digest(row.dataset_digest) if row.dataset_digest else None,
+            split=row.split,
+            slice=row.slice,
+            evaluator=row.evaluator,
+            sample_count=row.sample_count,
+        )
+        for row in rows
+    ]
+
+
+def _inherited(session: Session, source: Version) -> tuple[lineage.ResolvedParent, ...]:
+    return tuple(
+        lineage.ResolvedParent(Relation(edge.relation), parent, edge.parent_uri)
+        for edge, parent in versions.parents_of(session, [source.id])
     )

@@ -171,17 +171,18 @@ def publish(
     key = _push_key(draft, parents)
     known = None if draft.new else _repeated(session, model, key)
     version = known or _insert(session, actor, model, upload, draft, facts, parents, key, now=now)
-    tags.set_on_version(session, actor, version, draft.tags, now=now)
-    if draft.metrics:
-        metrics.record(session, actor, version, draft.metrics, now=now, skip_known=True)
-    for alias in draft.aliases:
-        pointers.point(session, actor, model, alias, version.number, stages=stages, now=now)
     uploads.close(session, upload.id, version.id)
     if known is None:
         detail = {"digest": format_digest(version.digest), "size": version.size, "kind": version.kind}
         name = versions.name_of(version)
         audit.record(session, actor, Action.VERSION_PUBLISH, name, detail, chain=model.namespace.name, now=now)
         enqueue(session, VERIFY, version.id, key=str(version.id))
+    if draft.tags:
+        tags.set_on_version(session, actor, version, draft.tags, now=now)
+    if draft.metrics:
+        metrics.record(session, actor, version, draft.metrics, now=now, skip_known=True)
+    for alias in draft.aliases:
+        pointers.point(session, actor, model, alias, version.number, stages=stages, now=now)
     return version, known is None
 
 
