@@ -1,0 +1,190 @@
+"""`/models/{name}/stages`: who holds a stage, who held it, and moving it."""
+
+import re
+from datetime import UTC, datetime
+from http import HTTPStatus
+
+from flask import Blueprint, Response, request
+from sqlalchemy.orm import Session
+
+from registry import wire
+from registry.api import shapes
+from registry.api.operation import PAGED, Parameter, operation
+from registry.api.promotions import promotion_shape
+from registry.db.session import now
+from registry.db.tables import Model, Promotion
+from registry.domain.access import Permission
+from registry.domain.errors import PreconditionError
+from registry.domain.names import ModelName
+from registry.request import (
+    InvalidParameterError,
+    actor,
+    answer,
+    body,
+    config,
+    cursor,
+    next_cursor,
+    page,
+    page_limit,
+    requires,
+    transaction,
+)
+from registry.services import models, pointers, promotions
+from registry.services.promotions import Expected
+
+bp = Blueprint("stages", __name__)
+
+_STAGE = "/models/<model:model>/stages/<stage>"
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+class PreconditionFailedError(PreconditionError):
+    """The stage is not the one whose ETag the request names in `If-Match`."""
+
+    code = "PRECONDITION_FAILED"
+    remedy = "Read the stage again, and repeat the request with its present ETag."
+
+
+@bp.get("/models/<model:model>/stages")
+@requires(Permission.PROMOTION_READ)
+@operation("List a model's stages and who holds them", answers={200: wire.Page[wire.StageHolder]})
+def index(model: ModelName) -> Response:
+    """Every configured stage, also those that never moved."""
+    with transaction(read_only=True) as session:
+        row = models.find(session, actor(), model, Permission.PROMOTION_READ)
+        held = {pointer.name: pointer for pointer in pointers.stages_of(session, [row.id]).get(row.id, [])}
+        items = [shapes.holder(stage, held.get(stage)) for stage in config().stages]
+        return page(wire.Page[wire.StageHolder](items=items))
+
+
+@bp.get(_STAGE)
+@requires(Permission.PROMOTION_READ)
+@operation(
+    "Show who holds a stage",
+    answers={200: wire.StageHolder},
+    query=(Parameter("at", "Who held it at this time (RFC 3339).", {"type": "string", "format": "date-time"}),),
+)
+def show(model: ModelName, stage: str) -> Response:
+    """Now, or at a moment of its history."""
+    moment = _moment()
+    with transaction(read_only=True) as session:
+        row = models.find(session, actor(), model, Permission.PROMOTION_READ)
+        pointers.check_stage(stage, config().stages)
+        if moment is None:
+            shape = shapes.holder(stage, pointers.find_stage(session, row, stage))
+        else:
+            shape = _holder_then(stage, promotions.at(session, row, stage, moment))
+        return answer(shape, etag=_etag(stage, shape.seq))
+
+
+@bp.post(f"{_STAGE}/promotions")
+@requires(Permission.PROMOTION_REQUEST)
+@operation("Move a stage to a version, or empty it", body=wire.PromotionIn, answers={201: wire.PromotionOut})
+def promote(model: ModelName, stage: str) -> Response:
+    """One of any number who expect the same holder wins; the others get 409 with the winner."""
+    asked = body(wire.PromotionIn)
+    with transaction() as session:
+        row = _unmoved(session, model, stage, Permission.PROMOTION_REQUEST)
+        promotion = promotions.apply(
+            session,
+            actor(),
+            row,
+            stage,
+            asked.version,
+            stages=config().stages,
+            now=now(session),
+            expected=Expected(asked.expect, asked.expect_seq),
+            message=asked.message,
+        )
+        return answer(promotion_shape(promotion, models.full_name(row)), HTTPStatus.CREATED)
+
+
+@bp.post(f"{_STAGE}/rollback")
+@requires(Permission.PROMOTION_ROLLBACK)
+@operation("Return a stage to an earlier holder", body=wire.RollbackIn, answers={201: wire.PromotionOut})
+def rollback(model: ModelName, stage: str) -> Response:
+    """The holder before the present one, or version `to`, which held the stage before."""
+    asked = body(wire.RollbackIn)
+    with transaction() as session:
+        row = _unmoved(session, model, stage, Permission.PROMOTION_ROLLBACK)
+        promotion = promotions.rollback(
+            session,
+            actor(),
+            row,
+            stage,
+            asked.to,
+            stages=config().stages,
+            now=now(session),
+            expected=Expected(asked.expect, asked.expect_seq),
+            message=asked.message,
+        )
+        return answer(promotion_shape(promotion, models.full_name(row)), HTTPStatus.CREATED)
+
+
+@bp.get(f"{_STAGE}/history")
+@requires(Permission.PROMOTION_READ)
+@operation("List what held a stage", answers={200: wire.Page[wire.HistoryItem]}, query=PAGED)
+def history(model: ModelName, stage: str) -> Response:
+    """One page, newest first."""
+    limit, before = page_limit(), cursor(int)
+    with transaction(read_only=True) as session:
+        row = models.find(session, actor(), model, Permission.PROMOTION_READ)
+        pointers.check_stage(stage, config().stages)
+        rows = promotions.history(session, row, stage, before=before[0] if before else None, limit=limit)
+        following = next_cursor(rows, limit, lambda promotion: (promotion.seq,))
+        return page(wire.Page[wire.HistoryItem](items=[_entry(promotion) for promotion in rows], next=following))
+
+
+def _unmoved(session: Session, model: ModelName, stage: str, permission: Permission) -> Model:
+    """The model, locked, so that the time read next is the time of the move. Raises PreconditionFailedError."""
+    row = models.find(session, actor(), model, permission)
+    models.lock(session, row)
+    pointers.check_stage(stage, config().stages)
+    if request.if_match:
+        pointer = pointers.find_stage(session, row, stage)
+        present = _etag(stage, pointer.seq if pointer is not None else 0)
+        if not request.if_match.contains(present):
+            raise PreconditionFailedError(f"{models.full_name(row)}@{stage} has moved since it was read.", etag=present)
+    return row
+
+
+def _etag(stage: str, seq: int) -> str:
+    """A stage is what its newest history entry made it."""
+    return f"{stage}-{seq}"
+
+
+def _moment() -> datetime | None:
+    text = request.args.get("at")
+    if text is None:
+        return None
+    try:
+        if _TIME.fullmatch(text):
+            return datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):  # the 30th of February, or before the year 1
+        pass
+    raise InvalidParameterError("at must be a time such as 2026-11-24T08:00:00Z; write a + in a URL as %2B.")
+
+
+def _holder_then(stage: str, promotion: Promotion | None) -> wire.StageHolder:
+    if promotion is None:
+        return shapes.holder(stage, None)
+    return wire.StageHolder(
+        stage=stage,
+        version=promotion.number,
+        seq=promotion.seq or 0,
+        since=promotion.decided_at,
+        by=promotion.requested_by,
+    )
+
+
+def _entry(promotion: Promotion) -> wire.HistoryItem:
+    return wire.HistoryItem.model_validate({
+        "seq": promotion.seq,
+        "kind": promotion.kind,
+        "version": promotion.number,
+        "previous": promotion.previous,
+        "by": promotion.requested_by,
+        "at": promotion.decided_at,
+        "message": promotion.message,
+        "id": promotion.id,
+    })  # fmt: skip
