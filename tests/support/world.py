@@ -13,7 +13,6 @@ from flask.testing import FlaskClient
 from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
-from registry.db import tables
 from registry.db.session import Database
 from registry.db.upgrade import upgrade
 from registry.domain.access import FULL_SCOPE, Role, Scope
