@@ -1,0 +1,154 @@
+"""`serve`, `api`, `worker`, `db upgrade`: the server, imported only when one of them runs."""
+
+import os
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from registry.cli import _options
+from registry.domain.errors import LocalError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_OURS = "registry"
+_TLS_CERT = click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain (PEM).")
+_TLS_KEY = click.option("--tls-key", type=click.Path(path_type=Path), help="Its key (PEM).")
+
+
+class ServerNotInstalledError(LocalError):
+    """A server command was given where only the client is installed."""
+
+    code = "SERVER_NOT_INSTALLED"
+    remedy = "Install the package with its extra: pip install 'weight-registry[server]'."
+
+
+def _with_server(function: Function) -> Function:
+    """Say how to install the server if a package of it is missing."""
+
+    @wraps(function)
+    def guarded(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] == _OURS:
+                raise
+            raise ServerNotInstalledError(f"The server needs the package {error.name}.") from None
+
+    return guarded  # type: ignore[return-value]
+
+
+@_options.command("serve", "registry serve", "registry serve --host 192.168.1.10 --port 80")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen: API, pages and S3.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="For API and pages.")
+@click.option("--s3-port", type=click.IntRange(1, 55535), default=8333, show_default=True, help="For S3.")
+@click.option(
+    "--home",
+    type=click.Path(path_type=Path),
+    envvar="REGISTRY_HOME",
+    show_envvar=True,
+    default=Path("~/.local/share/weight-registry"),
+    show_default=True,
+    help="Where everything is kept.",
+)
+@_TLS_CERT
+@_TLS_KEY
+@_with_server
+def serve(*, host: str, port: int, s3_port: int, home: Path, tls_cert: Path | None, tls_key: Path | None) -> int:
+    """Run everything on this machine.
+
+    That is API, pages, worker, database and object store. The first start prints an administrator's token. Ctrl-C stops all of it.
+    """
+    _check_tls(tls_cert, tls_key)
+    from registry.embedded.supervisor import ServeOptions, run
+
+    environment = dict(os.environ)  # noqa: TID251 - handed on to the processes it starts, which read their settings
+    options = ServeOptions(
+        home=home.expanduser(),
+        upgrade=_upgrade,
+        environ=environment,
+        host=host,
+        port=port,
+        s3_port=s3_port,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+    )
+    return run(options)
+
+
+@_options.command("api", "registry api --host 0.0.0.0 --port 8080 --workers 4")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Where to listen.")
+@click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes.")
+@click.option("--threads", type=click.IntRange(1, 256), default=8, show_default=True, help="In each process.")
+@_TLS_CERT
+@_TLS_KEY
+@_with_server
+def api(*, host: str, port: int, workers: int, threads: int, tls_cert: Path | None, tls_key: Path | None) -> None:
+    """Run the API and the pages.
+
+    Database and S3 are what the environment names.
+    """
+    _check_tls(tls_cert, tls_key)
+    from granian import Granian
+    from granian.constants import Interfaces
+
+    from registry.config import Config
+
+    Config.from_environment()  # a wrong setting is told here, once, not by each process
+    Granian(
+        "registry.app:create_app",
+        factory=True,
+        interface=Interfaces.WSGI,
+        address=host,
+        port=port,
+        workers=workers,
+        blocking_threads=threads,
+        ssl_cert=tls_cert,
+        ssl_key=tls_key,
+        log_access=False,
+        respawn_failed_workers=True,
+    ).serve()
+
+
+@_options.command("worker", "registry worker")
+@_with_server
+def worker() -> int:
+    """Run the worker: proves what was published, tidies up. Any number may run."""
+    from registry.app import store_of
+    from registry.config import Config
+    from registry.jobs.worker import run
+
+    config = Config.from_environment()
+    return run(config, store_of(config))
+
+
+@_options.group("db", "registry db upgrade")
+def db() -> None:
+    """The database's schema."""
+
+
+@db.command("upgrade", epilog="\b\nExample:\n  registry db upgrade")
+@_with_server
+def db_upgrade() -> None:
+    """Bring the database to the schema of this release. Safe to repeat; run it before the new API starts."""
+    _upgrade(None)
+
+
+def _upgrade(environment: Mapping[str, str] | None) -> None:
+    from registry.config import Config
+    from registry.db.session import Database
+    from registry.db.upgrade import upgrade
+
+    database = Database(Config.from_environment(environment).database_url)
+    try:
+        upgrade(database)
+    finally:
+        database.dispose()
+
+
+def _check_tls(certificate: Path | None, key: Path | None) -> None:
+    if (certificate is None) != (key is None):
+        raise click.UsageError("--tls-cert and --tls-key belong together")
