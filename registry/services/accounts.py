@@ -39,6 +39,8 @@ BOOTSTRAP_TOKEN = "bootstrap"  # noqa: S105 - the name of a token
 MIN_ADMIN_TOKEN = 20
 """Characters that a secret chosen by the operator must have."""
 
+_LARGEST_ID = 2**63 - 1
+
 
 class UserExistsError(ConflictError):
     """The user's name, or a look-alike of it, is taken."""
@@ -180,7 +182,8 @@ def page_of_tokens(
 def revoke_token(session: Session, actor: Actor, token_id: int, *, now: datetime) -> Token:
     """End a token, also the one in use. Raises TokenNotFoundError or PermissionDeniedError."""
     _check_manages(actor)
-    token = session.scalar(_tokens().where(Token.id == token_id).with_for_update(of=Token))
+    query = _tokens().where(Token.id == token_id).with_for_update(of=Token)
+    token = session.scalar(query) if token_id <= _LARGEST_ID else None
     if token is None or not (actor.is_admin or token.user_id == actor.user_id):
         raise TokenNotFoundError(f"There is no token {token_id}.", token=token_id)
     return _revoke(session, actor, token, now=now)
