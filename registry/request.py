@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 import structlog
 from flask import Response, current_app, g, request
 from pydantic import BaseModel, ValidationError
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -51,6 +52,14 @@ STATUS: Final[dict[type[errors.RegistryError], HTTPStatus]] = {
     errors.ExhaustedError: HTTPStatus.INSUFFICIENT_STORAGE,
     errors.UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
+
+
+def status_of(error: errors.RegistryError) -> HTTPStatus:
+    """The status of an error's kind; a kind that only a client raises has none."""
+    for kind in type(error).__mro__:
+        if kind in STATUS:
+            return STATUS[kind]
+    raise TypeError(f"{type(error).__name__} has no HTTP status")
 
 
 class InvalidBodyError(errors.InvalidError):
@@ -132,7 +141,7 @@ def requires(permission: Permission) -> Callable[[View], View]:
     def decorate(view: View) -> View:
         @wraps(view)
         def guarded(**arguments: Any) -> Any:
-            g.actor = _authenticate()
+            g.actor = _of_bearer()
             if "model" in arguments:
                 g.actor.check(permission, arguments["model"])
             elif "namespace" in arguments:
@@ -159,19 +168,24 @@ def actor() -> Actor:
     return cast("Actor", g.actor)
 
 
-def _authenticate() -> Actor:
-    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not secret.strip():
-        raise actors.MissingTokenError("The request carries no token.")
+def authenticated(find: Callable[[Connection], Actor]) -> Actor:
+    """The actor that `find` reads, noting that the token was used. Raises what `find` raises."""
     database = parts().database
     try:
         with database.autocommit() as connection:
-            found = actors.authenticate(connection, secret.strip())
+            found = find(connection)
     except DBAPIError as error:
         raise narrowed(error) from error
     if found.is_use_due:
         _record_use(database, found)
     return found
+
+
+def _of_bearer() -> Actor:
+    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not secret.strip():
+        raise actors.MissingTokenError("The request carries no token.")
+    return authenticated(lambda connection: actors.authenticate(connection, secret.strip()))
 
 
 def _record_use(database: Database, found: Actor) -> None:

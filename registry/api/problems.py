@@ -7,7 +7,7 @@ from flask import Response, g
 from werkzeug.exceptions import HTTPException
 
 from registry.domain.errors import RegistryError, UnauthenticatedError
-from registry.request import STATUS
+from registry.request import status_of
 
 RETRY_AFTER_S = "2"
 
@@ -22,14 +22,6 @@ _HTTP_CODES = {
     416: ("RANGE_NOT_SATISFIABLE", "Ask for a range inside the artifact."),
     431: ("HEADERS_TOO_LARGE", "Send fewer or shorter headers."),
 }
-
-
-def status_of(error: RegistryError) -> HTTPStatus:
-    """The status of an error's kind; a kind that only a client raises has none."""
-    for kind in type(error).__mro__:
-        if kind in STATUS:
-            return STATUS[kind]
-    raise TypeError(f"{type(error).__name__} has no HTTP status")
 
 
 def problem(error: RegistryError) -> Response:

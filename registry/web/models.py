@@ -1,0 +1,5 @@
+"""Pages to come."""
+
+from flask import Blueprint
+
+bp = Blueprint("models", __name__)
