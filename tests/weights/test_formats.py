@@ -185,7 +185,7 @@ def test_little_of_a_large_opaque_file_is_read() -> None:
         ("json", "application/octet-stream"),
         ("page.html", "application/octet-stream"),
         ("image.svg", "application/octet-stream"),
-        ("README.md", "text/markdown; charset=utf-8"),
+        ("README.md", "text/markdown"),
         ("best.pt", "application/x-pytorch"),
         (".gitattributes", "application/octet-stream"),
     ],

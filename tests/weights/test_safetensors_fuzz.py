@@ -1,6 +1,6 @@
 """What ours accepts, the safetensors library accepts and reads the same; what the library writes, ours accepts.
 
-`REGISTRY_SOAK=1` tries a hundred times as many files.
+`REGISTRY_SOAK=1` tries many more files.
 """
 
 import json
@@ -22,7 +22,7 @@ from registry.weights.tensors import BITS, Header
 
 SOAK = os.environ.get("REGISTRY_SOAK") == "1"
 fuzz = settings(
-    max_examples=30_000 if SOAK else 300,
+    max_examples=5_000 if SOAK else 300,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
@@ -72,10 +72,9 @@ def test_everything_the_library_writes_is_accepted(tmp_path_factory, model, extr
 def test_a_file_with_bytes_flipped_is_read_as_the_library_reads_it(model, extra, data) -> None:
     content = bytearray(save(model, extra))
     end = 8 + struct.unpack("<Q", content[:8])[0]
-    for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, end - 1))] = data.draw(
-            st.integers(0, 255) | st.sampled_from(b'{}[]",:0129 \\')
-        )
+    for _ in range(data.draw(st.integers(1, 3))):
+        where = data.draw(st.integers(8, end - 1) | st.integers(0, end - 1))
+        content[where] = data.draw(st.sampled_from(b'{}[]",:0123456789 FBIUx\\') | st.integers(0, 255))
     check_subset(bytes(content))
 
 
@@ -96,31 +95,38 @@ def test_a_file_cut_or_grown_is_read_as_the_library_reads_it(model, extra, data)
 small = st.integers(0, 6)
 integers = small | st.integers(-2, 2**65) | st.sampled_from([2**31, 2**32, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64])
 scalars = st.none() | st.booleans() | integers | st.floats(0, 8) | st.text(max_size=3)
-dtypes = st.sampled_from([*BITS]) | st.sampled_from(["F4", "F6_E2M3", "U8"]) | st.text(max_size=4)
-shapes = st.lists(small, max_size=3) | st.lists(integers, max_size=34) | scalars
+dtypes = st.sampled_from([*BITS])
+shapes = st.lists(small, max_size=3)
+strange_shapes = st.lists(integers, max_size=34) | scalars
+strange_names = names | st.sampled_from(["a", "b", "", "__metadata__", "\ud800"])
 
 
 @st.composite
 def tables(draw: st.DrawFn) -> tuple[list[tuple[str, Any]], int]:
     """Entries that mostly lie back to back, as pairs so that keys can repeat, and the length of the data."""
+
+    def strange() -> bool:
+        return draw(st.integers(0, 24)) == 17
+
     entries: list[tuple[str, Any]] = []
     position = 0
-    for _ in range(draw(st.integers(0, 4))):
-        dtype, shape = draw(dtypes), draw(shapes)
+    for name in draw(st.lists(names, max_size=4)):
+        dtype = draw(st.text(max_size=4)) if strange() else draw(dtypes)
+        shape = draw(strange_shapes) if strange() else draw(shapes)
         size = draw(small)
-        if draw(st.integers(0, 7)) and dtype in BITS and isinstance(shape, list):
-            size = int(np.prod([*shape, 1], dtype=object)) * BITS[dtype] // 8
-            size = size if 0 <= size < 10_000 else 4
-        begin = position + draw(st.sampled_from([0] * 12 + [1, -1]))
+        if dtype in BITS and isinstance(shape, list) and not strange():
+            exact = int(np.prod([*shape, 1], dtype=object)) * BITS[dtype] // 8
+            size = exact if 0 <= exact < 10_000 else size
+        begin = position + (draw(st.sampled_from([1, -1])) if strange() else 0)
         fields: list[tuple[str, Any]] = [("dtype", dtype), ("shape", shape), ("data_offsets", [begin, begin + size])]
-        if draw(st.integers(0, 9)) == 0:
+        if strange():
             fields[draw(st.integers(0, 2))] = (draw(st.sampled_from(["dtype", "shape", "x"])), draw(scalars))
-        entries.append((draw(names | st.sampled_from(["a", "b", "", "__metadata__", "\ud800"])), Fields(fields)))
+        entries.append((draw(strange_names) if strange() else name, Fields(draw(st.permutations(fields)))))
         position += size
-    if draw(st.integers(0, 3)) == 0:
+    if strange():
         pairs = draw(st.lists(st.tuples(st.sampled_from("ab"), texts | scalars), max_size=3))
         entries.append(("__metadata__", Fields(pairs)))
-    return draw(st.permutations(entries)), position + draw(st.sampled_from([0] * 12 + [1, -1]))
+    return draw(st.permutations(entries)), position + (draw(st.sampled_from([1, -1])) if strange() else 0)
 
 
 class Fields(list[tuple[str, Any]]):
@@ -138,8 +144,7 @@ def dumped(value: Any) -> str:
 def test_a_strange_header_is_read_as_the_library_reads_it(table) -> None:
     entries, length = table
     text = dumped(Fields(entries)).encode()
-    check_subset(struct.pack("<Q", len(text)) + text + bytes(range(256)) * (max(0, length) // 256 + 1))
-    check_subset(struct.pack("<Q", len(text)) + text + bytes(max(0, length)))
+    check_subset(struct.pack("<Q", len(text)) + text + (bytes(range(256)) * (length // 256 + 1))[: max(0, length)])
 
 
 @fuzz
