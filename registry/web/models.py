@@ -1,5 +1,83 @@
-"""Pages to come."""
+"""`/` and `/models/NAME`: what there is, and what is in production since when."""
 
-from flask import Blueprint
+from contextlib import suppress
+from datetime import UTC, datetime
+
+from flask import Blueprint, Response, request
+from sqlalchemy.orm import Session
+
+from registry.domain.access import Permission
+from registry.domain.names import ModelName, check_namespace
+from registry.request import actor, choice_parameter, config, cursor, next_cursor, page_limit, transaction
+from registry.services import models, namespaces, pointers, tags, versions
+from registry.services.actors import PermissionDeniedError
+from registry.web import ordering
+from registry.web.browser import signed_in
+from registry.web.pages import render
 
 bp = Blueprint("models", __name__)
+
+_SUGGESTED = 200  # namespaces offered beside the filter
+_COLUMNS = 4  # metrics a list of versions has room for
+
+
+@bp.get("/")
+@signed_in(Permission.MODEL_READ)
+def index() -> Response:
+    """Models by namespace and name."""
+    limit, after = page_limit(), cursor(str, str)
+    namespace = request.args.get("namespace", "").strip()
+    wanted = check_namespace(namespace) if namespace else None
+    with transaction(read_only=True) as session:
+        rows = models.page_of_models(session, actor(), namespace=wanted, after=after, limit=limit)
+        following = next_cursor(rows, limit, lambda row: (row.namespace.folded, row.folded))
+        ids = [row.id for row in rows]
+        return render(
+            "models.html",
+            rows=rows,
+            held=pointers.stages_of(session, ids),
+            latest=versions.latest(session, ids),
+            stages=ordering.stages(config().stages),
+            namespace=namespace,
+            namespaces=_namespaces(session),
+            is_first=after is None,
+            following=following,
+        )
+
+
+@bp.get("/models/<model:model>")
+@signed_in(Permission.MODEL_READ)
+def show(model: ModelName) -> Response:
+    """A model: its stages, and its versions, newest first."""
+    limit, before = page_limit(), cursor(int)
+    kind = choice_parameter("kind", "release", "checkpoint")
+    with transaction(read_only=True) as session:
+        row = models.find(session, actor(), model, Permission.MODEL_READ)
+        rows = versions.page_of_versions(session, row, before=before[0] if before else None, limit=limit, kind=kind)
+        following = next_cursor(rows, limit, lambda version: (version.number,))
+        around = versions.surroundings(session, actor(), rows)
+        return render(
+            "model.html",
+            model=row,
+            name=models.full_name(row),
+            rows=rows,
+            around=around,
+            metrics=ordering.metric_names(around.metrics, first=row.objective_metric, limit=_COLUMNS),
+            held=pointers.stages_of(session, [row.id]),
+            stages=ordering.stages(config().stages),
+            latest=versions.latest(session, [row.id]).get(row.id),
+            tags=tags.of_models(session, [row.id]).get(row.id, {}),
+            kind=kind,
+            is_first=before is None,
+            following=following,
+            now=datetime.now(UTC),
+        )
+
+
+def _namespaces(session: Session) -> list[str]:
+    """Names to choose from; a token that may not list them can still type one."""
+    found: list[str] = []
+    with suppress(PermissionDeniedError):
+        rows = namespaces.page_of_namespaces(session, actor(), after=None, limit=_SUGGESTED)
+        found = [row.name for row in rows[:_SUGGESTED]]
+    return found

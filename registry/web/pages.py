@@ -2,8 +2,9 @@
 
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import urlencode
 
-from flask import Response, g, render_template
+from flask import Response, g, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from registry.domain.errors import RegistryError, UnavailableError
@@ -25,11 +26,20 @@ HEADERS: Final = {
     "Cache-Control": "private, no-store",
 }
 
+_KEPT: Final = ("kind", "limit", "namespace")  # what a link to another page of a list carries on
+
 
 def render(template: str, status: HTTPStatus = HTTPStatus.OK, **context: Any) -> Response:
     """Render a page. Call it inside the transaction: what a template shows is read by then, and no more."""
-    text = render_template(template, actor=g.get("actor"), text=formatting, **context)
+    text = render_template(template, actor=g.get("actor"), text=formatting, page_link=page_link, **context)
     return Response(text, status, mimetype="text/html")
+
+
+def page_link(cursor: str | None) -> str:
+    """This page's address at another cursor; None is its beginning."""
+    kept = {name: value for name, value in request.args.items() if name in _KEPT}
+    query = urlencode(kept | ({"cursor": cursor} if cursor else {}))
+    return f"{request.path}?{query}" if query else request.path
 
 
 def secured(response: Response) -> Response:
