@@ -110,7 +110,7 @@ def commit(upload: str) -> Response:
     request.max_content_length = COMMIT_LIMIT
     draft = _draft(body(wire.CommitIn))
     publishing.check(draft)
-    with transaction(remember=False) as session:
+    with transaction() as session:  # also where a retry finds its answer
         found = uploads.continue_(session, actor(), upload, ttl_s=config().upload_ttl_s, now=now(session))
         places = publishing.plan(session, found, draft)
     facts = publishing.inspect(store(), draft, places)

@@ -73,7 +73,7 @@ def plan(
         metrics=_measurements(session, source),
         tags=versions.tags_of(session, source),
     )
-    places = segments.ask(session, upload.namespace_id, draft.segments, lease_s=lease_s, now=now)
+    places = segments.ask(session, upload.namespace_id, draft.segment_sizes, lease_s=lease_s, now=now)
     return CopyPlan(
         source_id=source.id,
         source_name=versions.name_of(source),

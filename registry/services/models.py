@@ -61,9 +61,15 @@ def find(session: Session, actor: Actor, name: ModelName, permission: Permission
 
 def lock(session: Session, model: Model) -> Model:
     """Hold the model's row until the transaction ends: numbers, pointers and trash of one model change in a row."""
-    return session.scalars(
-        select(Model).where(Model.id == model.id).with_for_update(of=Model).execution_options(populate_existing=True)
-    ).one()
+    query = (
+        select(Model)
+        .join(Model.namespace)
+        .options(contains_eager(Model.namespace))
+        .where(Model.id == model.id)
+        .with_for_update(of=Model)
+        .execution_options(populate_existing=True)
+    )
+    return session.scalars(query).one()
 
 
 def create(

@@ -26,7 +26,8 @@ from registry.domain.paths import check_artifact_paths
 from registry.domain.references import Parent
 from registry.services import audit, lineage, metrics, models, pointers, segments, tags, uploads, versions
 from registry.services.actors import Actor
-from registry.services.segments import Place
+from registry.services.metrics import Measurement
+from registry.services.segments import Place, SegmentSizeError
 from registry.services.uploads import OpenUpload
 from registry.storage.s3 import Store
 from registry.weights import formats, sharded
@@ -76,19 +77,19 @@ class Draft:
     class_names: Sequence[str] = ()
     run: str | None = None
     parents: Sequence[Parent] = ()
-    metrics: Sequence[metrics.Measurement] = ()
+    metrics: Sequence[Measurement] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     aliases: Sequence[str] = ()
     new: bool = False
 
     @property
-    def segments(self) -> dict[str, int]:
+    def segment_sizes(self) -> dict[str, int]:
         """Every segment's size by its sha256. Raises SegmentSizeError if a digest has two."""
         sizes: dict[str, int] = {}
         for artifact in self.artifacts:
             for sha256, size in artifact.segments:
                 if sizes.setdefault(sha256, size) != size:
-                    raise segments.SegmentSizeError(f"{format_digest(sha256)} was given with two sizes.")
+                    raise SegmentSizeError(f"{format_digest(sha256)} was given with two sizes.")
         return sizes
 
     @property
@@ -120,7 +121,7 @@ def check(draft: Draft) -> None:
 
 def plan(session: Session, upload: OpenUpload, draft: Draft) -> dict[str, Place]:
     """Where each segment of the draft is. Raises SegmentsMissingError for those that are nowhere."""
-    wanted = draft.segments
+    wanted = draft.segment_sizes
     found = segments.places(session, upload.namespace_id, wanted)
     segments.check_complete(wanted, [sha256 for sha256, place in found.items() if place.state == "live"])
     return found
@@ -229,7 +230,7 @@ def _insert(
     *,
     now: datetime,
 ) -> Version:
-    held = segments.live_ids(session, upload.namespace_id, draft.segments)
+    held = segments.live_ids(session, upload.namespace_id, draft.segment_sizes)
     version = Version(
         model_id=model.id,
         number=next_number(session, model),

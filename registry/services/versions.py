@@ -203,11 +203,8 @@ def trash(session: Session, actor: Actor, version: Version, *, now: datetime) ->
     Raises VersionInUseError with the reasons, or VersionPurgedError.
     """
     models.lock(session, version.model)
-    locked = session.scalars(
-        select(Version).where(Version.id == version.id).with_for_update(of=Version).execution_options(
-            populate_existing=True
-        )
-    ).one()  # fmt: skip
+    query = _whole().where(Version.id == version.id).with_for_update(of=Version)
+    locked = session.scalars(query.execution_options(populate_existing=True)).one()
     if locked.state == "purged":
         live(locked)
     if locked.state == "trashed":
@@ -249,11 +246,8 @@ def _uses(session: Session, version: Version) -> list[str]:
     if version.is_pinned:
         reasons.append("pinned")
     children = (
-        select(Version)
+        _whole()
         .join(LineageEdge, LineageEdge.child_id == Version.id)
-        .join(Version.model)
-        .join(Model.namespace)
-        .options(contains_eager(Version.model).contains_eager(Model.namespace))
         .where(LineageEdge.parent_id == version.id, Version.state == "ready")
         .order_by(Version.id)
         .limit(10)
@@ -311,14 +305,18 @@ def _original_release() -> tuple[ColumnElement[bool], ...]:
 
 
 def _of(name: ModelName) -> Select[Version]:
+    return _whole().where(
+        Namespace.folded == fold(name.namespace), Model.folded == fold(name.name), Model.deleted_at.is_(None)
+    )
+
+
+def _whole() -> Select[Version]:
+    """Versions with their model and namespace, which every version shown needs for its name."""
     return (
         select(Version)
         .join(Version.model)
         .join(Model.namespace)
         .options(contains_eager(Version.model).contains_eager(Model.namespace))
-        .where(
-            Namespace.folded == fold(name.namespace), Model.folded == fold(name.name), Model.deleted_at.is_(None)
-        )
     )
 
 
