@@ -7,6 +7,7 @@ from registry.api.operation import PAGED, Parameter, operation
 from registry.domain.access import Permission
 from registry.domain.names import ModelName
 from registry.request import (
+    InvalidCursorError,
     actor,
     choice_parameter,
     cursor,
@@ -46,6 +47,8 @@ _DEEPEST = 20
 def index(model: ModelName, number: int) -> Response:
     """One page of edges, the nearest first. Names of versions you may not read are null."""
     limit, after = page_limit(), cursor(int, int)
+    if after is not None and not 0 < after[0] <= _DEEPEST:
+        raise InvalidCursorError("The cursor is not valid.")
     down = choice_parameter("direction", "up", "down", default="up") == "down"
     depth = number_parameter("depth", _DEEPEST, low=1, high=_DEEPEST)
     with transaction(read_only=True) as session:

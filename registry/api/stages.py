@@ -16,7 +16,9 @@ from registry.db.tables import Model, Promotion
 from registry.domain.access import Permission
 from registry.domain.errors import PreconditionError
 from registry.domain.names import ModelName
+from registry.domain.references import MAX_NUMBER
 from registry.request import (
+    InvalidCursorError,
     InvalidParameterError,
     actor,
     answer,
@@ -127,6 +129,8 @@ def rollback(model: ModelName, stage: str) -> Response:
 def history(model: ModelName, stage: str) -> Response:
     """One page, newest first."""
     limit, before = page_limit(), cursor(int)
+    if before is not None and not 0 < before[0] <= MAX_NUMBER:
+        raise InvalidCursorError("The cursor is not valid.")
     with transaction(read_only=True) as session:
         row = models.find(session, actor(), model, Permission.PROMOTION_READ)
         pointers.check_stage(stage, config().stages)

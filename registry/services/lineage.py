@@ -86,9 +86,10 @@ def check_variant(variant: str | None, parents: Sequence[ResolvedParent]) -> Non
 def insert(session: Session, child: Version, parents: Sequence[ResolvedParent]) -> None:
     """Write the edges of a version that is being published; its row must have been flushed.
 
-    Raises VariantNeedsOriginalError or ParentIsItselfError.
+    Raises VariantNeedsOriginalError, DuplicateParentError or ParentIsItselfError.
     """
     check_variant(child.variant, parents)
+    _check_distinct(parents)
     for parent in parents:
         if parent.version is not None and parent.version.id == child.id:
             raise ParentIsItselfError(f"{versions.name_of(parent.version)} cannot be its own parent.")
