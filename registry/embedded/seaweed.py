@@ -136,7 +136,7 @@ def _arguments(home: Home, listen: Listen, ports: list[int]) -> list[str]:
         "-s3.allowDeleteBucketNotEmpty=false",
         "-volume.id=registry",  # The ports change from start to start; what the master knows it by must not.
         "-volume.max=0",
-        "-volume.minFreeSpace=1GiB",
+        "-volume.minFreeSpace=512MiB",  # The last resort: the registry itself refuses uploads well before.
         "-volume.preStopSeconds=0",
         "-master.volumeSizeLimitMB=1024",
         *tls,

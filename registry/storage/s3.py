@@ -6,6 +6,7 @@ narrowed by code to three errors of ours; anything else propagates: it is a bug 
 
 import base64
 import binascii
+import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -41,6 +42,9 @@ _MISSING = {"404", "NoSuchKey", "NotFound"}
 _FULL = {"InsufficientStorage", "QuotaExceeded", "StorageFull", "XMinioStorageFull", "507"}
 _UNAVAILABLE = {"NoSuchBucket", "SlowDown", "RequestTimeout", "ServiceUnavailable", "InternalError"}
 _SERVER_ERROR = 500
+# Free bytes below which a store on this machine takes no more uploads. It would take them for longer, but reclaiming
+# deleted objects needs room to rewrite what is kept, and a store that is quite full can no longer do that.
+_LOCAL_RESERVE = 2 << 30
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -140,7 +144,7 @@ class Store:
 
         Raises ObjectMissingError or StorageUnavailableError.
         """
-        with _narrowed(key):
+        with self._narrowed(key):
             found = self._client.head_object(Bucket=self.config.bucket, Key=key, ChecksumMode="ENABLED")
         return StoredObject(found["ContentLength"], _plain_sha256(found.get("ChecksumSHA256")))
 
@@ -170,7 +174,7 @@ class Store:
             return
         last = "" if size is None else str(offset + size - 1)
         given: dict[str, Any] = {"Range": f"bytes={offset}-{last}"} if offset or size is not None else {}
-        with _narrowed(key):
+        with self._narrowed(key):
             try:
                 body = self._client.get_object(Bucket=self.config.bucket, Key=key, **given)["Body"]
             except ClientError as error:
@@ -186,7 +190,7 @@ class Store:
         Raises ObjectMissingError (of the source), StorageUnavailableError or StorageFullError.
         """
         bucket = self.config.bucket
-        with _narrowed(source):
+        with self._narrowed(source):
             try:
                 self._client.copy_object(
                     Bucket=bucket,
@@ -205,12 +209,12 @@ class Store:
         Raises StorageUnavailableError or StorageFullError.
         """
         checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
-        with _narrowed(key):
+        with self._narrowed(key):
             self._client.put_object(Bucket=self.config.bucket, Key=key, Body=data, ChecksumSHA256=checksum)
 
     def delete(self, key: str) -> None:
         """Delete an object; deleting what is not there is no error. Raises StorageUnavailableError."""
-        with _narrowed(key):
+        with self._narrowed(key):
             self._client.delete_object(Bucket=self.config.bucket, Key=key)
 
     # The bucket itself
@@ -227,7 +231,7 @@ class Store:
 
     def ping(self) -> None:
         """Make one short request to the bucket. Raises StorageUnavailableError unless it exists and we may use it."""
-        with _narrowed(self.config.bucket):
+        with self._narrowed(self.config.bucket):
             try:
                 self._pinger.head_bucket(Bucket=self.config.bucket)
             except ClientError as error:
@@ -237,7 +241,7 @@ class Store:
     def ensure_bucket(self) -> None:
         """Create the bucket unless it exists. Raises StorageUnavailableError."""
         bucket, region = self.config.bucket, self.config.region
-        with _narrowed(bucket):
+        with self._narrowed(bucket):
             try:
                 self._client.head_bucket(Bucket=bucket)
             except ClientError as error:
@@ -253,7 +257,30 @@ class Store:
                 if _code(error) not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
                     raise
 
-    # Connections and credentials
+    def require_room(self, size: int) -> None:
+        """Raise StorageFullError if `size` more bytes would not fit. A store elsewhere says so itself, when asked."""
+        path = self.config.local_path
+        if path is not None and shutil.disk_usage(path).free - size < _LOCAL_RESERVE:
+            raise StorageFullError("The disk of the object store has too little room left.")
+
+    # Errors, connections and credentials
+
+    @contextmanager
+    def _narrowed(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as error:
+            code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            if code in _MISSING:
+                raise ObjectMissingError(f"The object store has no object {key}.", key=key) from error
+            if code in _FULL:
+                raise StorageFullError("The object store has no room left.") from error
+            if code in _UNAVAILABLE or status >= _SERVER_ERROR:
+                self.require_room(0)  # SeaweedFS calls a full disk an internal error.
+                raise StorageUnavailableError(f"The object store answered {code} for {key}.") from error
+            raise
+        except (VendorConnectionError, HTTPClientError, IncompleteReadError) as error:
+            raise StorageUnavailableError("The object store cannot be reached.") from error
 
     @cached_property
     def _session(self) -> boto3.Session:
@@ -318,23 +345,6 @@ class Store:
         if own is None and "." not in config.bucket:
             return Target(parts.scheme, f"{config.bucket}.{host}", path, config.region)
         return Target(parts.scheme, host, f"{path}/{config.bucket}", config.region)
-
-
-@contextmanager
-def _narrowed(key: str) -> Iterator[None]:
-    try:
-        yield
-    except ClientError as error:
-        code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        if code in _MISSING:
-            raise ObjectMissingError(f"The object store has no object {key}.", key=key) from error
-        if code in _FULL:
-            raise StorageFullError("The object store has no room left.") from error
-        if code in _UNAVAILABLE or status >= _SERVER_ERROR:
-            raise StorageUnavailableError(f"The object store answered {code} for {key}.") from error
-        raise
-    except (VendorConnectionError, HTTPClientError, IncompleteReadError) as error:
-        raise StorageUnavailableError("The object store cannot be reached.") from error
 
 
 def _code(error: ClientError) -> str:
