@@ -177,7 +177,7 @@ def token() -> None:
 @token.command("create", epilog="\b\nExample:\n  registry token create ci --action read --models 'vision/*' --days 90")
 @click.argument("name")
 @click.option("--action", "actions", multiple=True, help="What it may do: read, version:*, …; everything if left out.")
-@click.option("--models", default="*/*", show_default=True, metavar="GLOB", help="On which models.")
+@click.option("--models", default="*", show_default=True, metavar="GLOB", help="On which models.")
 @click.option("--days", type=click.IntRange(1, 3650), help="How long it is valid.")
 @click.option("--user", help="For another user (administrators only).")
 @_options.as_json

@@ -79,7 +79,7 @@ def failure(error: "RegistryError") -> None:
     """An error as one line: what is wrong, what to do about it, its code."""
     sentence = " ".join(str(error).split()).rstrip(".")
     remedy = " ".join(error.remedy.split())
-    click.echo(clean(f"error: {sentence[:1].upper()}{sentence[1:]}. {remedy}".rstrip() + f" [{error.code}]"), err=True)
+    click.echo(clean(f"error: {sentence}. {remedy}".rstrip() + f" [{error.code}]"), err=True)
 
 
 def size(count: int) -> str:

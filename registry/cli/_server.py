@@ -4,12 +4,15 @@ import os
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from registry.cli import _options
-from registry.domain.errors import LocalError
+from registry.domain.errors import LocalError, UnavailableError
+
+if TYPE_CHECKING:
+    from registry.config import Config
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -23,6 +26,13 @@ class ServerNotInstalledError(LocalError):
 
     code = "SERVER_NOT_INSTALLED"
     remedy = "Install the package with its extra: pip install 'weight-registry[server]'."
+
+
+class SchemaOutdatedError(UnavailableError):
+    """The database was not brought to the schema of this release."""
+
+    code = "SCHEMA_OUTDATED"
+    remedy = "Run 'registry db upgrade' once, then start the server."
 
 
 def _with_server(function: Function) -> Function:
@@ -59,7 +69,8 @@ def _with_server(function: Function) -> Function:
 def serve(*, host: str, port: int, s3_port: int, home: Path, tls_cert: Path | None, tls_key: Path | None) -> int:
     """Run everything on this machine.
 
-    That is API, pages, worker, database and object store. The first start prints an administrator's token. Ctrl-C stops all of it.
+    That is API, pages, worker, database and object store. The first start prints an administrator's token.
+    Ctrl-C stops all of it.
     """
     _check_tls(tls_cert, tls_key)
     from registry.embedded.supervisor import ServeOptions, run
@@ -97,7 +108,7 @@ def api(*, host: str, port: int, workers: int, threads: int, tls_cert: Path | No
 
     from registry.config import Config
 
-    Config.from_environment()  # a wrong setting is told here, once, not by each process
+    _admit(Config.from_environment())  # what is wrong is told here, once, not by each process
     Granian(
         "registry.app:create_app",
         factory=True,
@@ -142,9 +153,32 @@ def _upgrade(environment: Mapping[str, str] | None) -> None:
     from registry.db.session import Database
     from registry.db.upgrade import upgrade
 
-    database = Database(Config.from_environment(environment).database_url)
+    config = Config.from_environment(environment)
+    database = Database(config.database_url)
     try:
         upgrade(database)
+    finally:
+        database.dispose()
+    _admit(config)
+
+
+def _admit(config: "Config") -> None:
+    """See that the database is usable, and that the operator's token is an administrator's.
+
+    Raises DatabaseUnavailableError, SchemaOutdatedError or InvalidSettingError.
+    """
+    from registry.db.session import Database, now
+    from registry.db.upgrade import is_current
+    from registry.services import accounts
+
+    database = Database(config.database_url)
+    try:
+        with database.transaction(read_only=True):
+            pass  # says in our words if it does not answer
+        if not is_current(database.engine):
+            raise SchemaOutdatedError("The database does not have the schema of this release.")
+        with database.transaction() as session:
+            accounts.bootstrap(session, config.admin_token, now=now(session))
     finally:
         database.dispose()
 

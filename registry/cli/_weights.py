@@ -84,7 +84,8 @@ def push(
 def pull(ref: str, *, output: Path | None, artifacts: Sequence[str], verify_file: bool, as_json: bool) -> None:
     """Bring a version's files here, verified.
 
-    Prints the directory. Only bytes that are missing travel: what an older version in the directory has in common is reused.
+    Prints the directory. Only bytes that are missing travel: what an older version in the directory has in common
+    is reused.
     """
     with _options.connect() as client, _output.Bars() as bars:
         directory = client.pull(ref, output, artifacts=artifacts, verify_file=verify_file, progress=bars)

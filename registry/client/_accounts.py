@@ -73,7 +73,7 @@ class Accounts:
         name: str,
         *,
         actions: Sequence[str] = ("*",),
-        models: str = "*/*",
+        models: str = "*",
         expires_in_days: int | None = None,
         user: str | None = None,
     ) -> NewTokenOut:

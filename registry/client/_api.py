@@ -8,6 +8,7 @@ import ssl
 import sys
 import time
 import uuid
+import weakref
 from collections.abc import Iterator
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -66,6 +67,7 @@ class Api:
             # A proxy for the outside world has no business between two processes of one machine.
             trust_env=urlsplit(self.url).hostname not in _LOOPBACK,
         )
+        weakref.finalize(self, self._http.close)  # a client that is dropped leaves no open sockets
 
     def __repr__(self) -> str:
         return f"Api({self.url!r})"

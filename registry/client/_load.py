@@ -106,6 +106,7 @@ class _Remote:
     def __init__(self, api: Api, content: Content, artifact: Artifact) -> None:
         self._artifact = artifact
         self._layout = Layout(api, content.model, content.number, artifact.path)
+        self._head = b""
         self.header: Header = self._read_header()
 
     def read(self, tensors: Sequence[Tensor]) -> list[tuple[Tensor, memoryview]]:
@@ -144,12 +145,15 @@ class _Remote:
         return safetensors.parse(self._start(size), self._artifact.size)
 
     def _start(self, size: int) -> bytes:
-        pieces = [piece for piece in self._layout.until(size) if piece.offset < size]
-        if not pieces or pieces[-1].offset + pieces[-1].size < size:
-            raise self._does_not_fit(0)
+        """The first bytes of the artifact, in whole segments; those that came before are kept."""
+        have = len(self._head)
+        pieces = [piece for piece in self._layout.until(size) if have <= piece.offset < size]
         buffers = {piece: _allocate(piece.size) for piece in pieces}
         fetch_into(buffers, self._layout.sign, name=self._artifact.path)
-        return b"".join(buffers.values())[:size]
+        self._head = b"".join((self._head, *buffers.values()))
+        if len(self._head) < size:
+            raise self._does_not_fit(len(self._head))
+        return self._head[:size]
 
     def _does_not_fit(self, position: int) -> BadLayoutError:
         path = self._artifact.path
