@@ -21,7 +21,7 @@ CONNECT_TIMEOUT = 10.0
 IDLE_TIMEOUT = 60.0
 # A thread's one buffer. Large enough that system calls cost nothing, small enough that what was received is still in
 # the processor's cache when it is hashed and written.
-BUFFER_SIZE = 1 << 20
+BUFFER_SIZE = 256 << 10
 _ANSWER_LIMIT = 64 << 10
 _CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._-]{1,64})\s*</Code>")
 

@@ -19,7 +19,7 @@ from registry.domain.errors import ConflictError, LocalError
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # What a filesystem says that cannot reserve.
 _UNABLE = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
-_FLUSH_EVERY = 64 << 20
+_FLUSH_EVERY = 32 << 20
 
 
 class DiskFullError(LocalError):

@@ -1,0 +1,1 @@
+"""What is measured against whom, runnable by anyone. Results are printed, never committed as truth."""
