@@ -10,7 +10,7 @@ LOCKS  := requirements/dev.lock requirements/models.lock
 WORKERS      ?= 2
 PYTEST       := $(BIN)/python -m pytest
 TEST_OPTIONS := -n $(WORKERS) --dist loadgroup
-SOURCES      := $(wildcard registry tests benchmarks migrations)
+SOURCES      := $(wildcard registry tests benchmarks migrations docs)
 NO_SERVICES  := $(wildcard tests/domain tests/weights)
 
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
@@ -19,7 +19,7 @@ COMPILE := $(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-inde
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test test-fast soak browser lint types contracts lock-check fix check demo bench lock docker-check clean
+.PHONY: help setup serve test test-fast soak browser lint types contracts lock-check docs fix check demo bench lock docker-check clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,6 +100,9 @@ fix: $(STAMP) ## Format, and mend what can be mended by itself
 lock-check: # A lock names versions and hashes, never where they come from; nothing here needs PyTorch.
 	@! grep -nE '://|^ *--(index|extra-index|find-links|trusted)|^(torch|nvidia-[a-z0-9-]+)==' requirements/*.lock || \
 		{ echo "A lock names an index or PyTorch: take it out with 'make lock'." >&2; exit 1; }
+
+docs: $(STAMP) ## Write the parts of docs/ that the code knows: settings, errors, commands, routes
+	@PYTHONPATH=. $(BIN)/python docs/build.py
 
 docker-check: $(STAMP) ## Perform the image's steps in a clean environment, without Docker
 	@PYTHON=$(BIN)/python docker/check.sh
