@@ -6,13 +6,14 @@ from functools import wraps
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import urlsplit
 
-from flask import Response, g, redirect, request, url_for
+from flask import Response, g, request, url_for
 
 from registry.domain.access import Permission
 from registry.domain.errors import ForbiddenError, UnauthenticatedError
 from registry.request import authenticated, config
 from registry.services import sessions
 from registry.services.sessions import NotSignedInError, SignedIn
+from registry.web.pages import go
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -41,7 +42,7 @@ def signed_in(permission: Permission) -> Callable[[View], View]:
                 g.actor = authenticated(lambda connection: sessions.find(connection, _secret(), now=datetime.now(UTC)))
             except UnauthenticatedError:
                 asked = request.full_path if request.query_string else request.path
-                return forget(redirect(url_for("web.signing_in.show", next=asked if asked != HOME else None), 303))
+                return forget(go(url_for("web.signing_in.show", next=asked if asked != HOME else None)))
             if "model" in arguments:
                 g.actor.check(permission, arguments["model"])
             return view(**arguments)
@@ -60,11 +61,8 @@ def check_own_form() -> None:
     the local machine; `Origin` always. What sends neither is no browser, and carries nobody's cookie by accident.
     """
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    if site is not None:
-        is_own = site in _OWN
-    else:
-        is_own = origin is None or urlsplit(origin).netloc == request.host
-    if not is_own:
+    is_from_here = origin is None or urlsplit(origin).netloc == request.host
+    if not (is_from_here if site is None else site in _OWN):
         raise ForeignFormError("The form was sent by a page of another site.")
 
 
@@ -96,7 +94,7 @@ def remember(response: Response, begun: SignedIn) -> Response:
     return response
 
 
-def forget(response: Any) -> Any:
+def forget(response: Response) -> Response:
     """Take the cookie back, if there is one."""
     if held_secret() is not None:
         response.delete_cookie(_name(), path="/", secure=config().secure_cookies, httponly=True, samesite="Lax")

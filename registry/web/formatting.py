@@ -11,12 +11,11 @@ def size(count: int) -> str:
     """Bytes in binary units with three significant digits, such as `86.7 MiB`."""
     if count < 1024:
         return f"{count} B"
-    value, unit = float(count), ""
-    for unit in _UNITS:
-        value /= 1024
-        if round(value, 1) < 1000:
-            break
-    return f"{value:.0f} {unit}" if value >= 99.95 else f"{value:.1f} {unit}"
+    power = 1
+    while round(count / 1024**power, 1) >= 1000 and power < len(_UNITS):
+        power += 1
+    value = count / 1024**power
+    return f"{value:.{0 if value >= 99.95 else 1}f} {_UNITS[power - 1]}"
 
 
 def count(number: int, singular: str, plural: str = "") -> str:

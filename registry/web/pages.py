@@ -1,10 +1,10 @@
 """How a page is rendered, also the page that says what went wrong, and the headers every page carries."""
 
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import urlencode
 
-from flask import Response, g, render_template, request
+from flask import Response, g, redirect, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from registry.domain.errors import RegistryError, UnavailableError
@@ -19,7 +19,7 @@ POLICY: Final = (
 
 HEADERS: Final = {
     "Content-Security-Policy": POLICY,
-    # Not no-referrer: a browser would then send `Origin: null` with our own forms, which we could not tell from others'.
+    # Not no-referrer: a browser would then send `Origin: null` with our own forms, as it does with a stranger's.
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -29,10 +29,15 @@ HEADERS: Final = {
 _KEPT: Final = ("kind", "limit", "namespace")  # what a link to another page of a list carries on
 
 
-def render(template: str, status: HTTPStatus = HTTPStatus.OK, **context: Any) -> Response:
+def render(template: str, status: HTTPStatus = HTTPStatus.OK, /, **context: Any) -> Response:
     """Render a page. Call it inside the transaction: what a template shows is read by then, and no more."""
     text = render_template(template, actor=g.get("actor"), text=formatting, page_link=page_link, **context)
     return Response(text, status, mimetype="text/html")
+
+
+def go(target: str) -> Response:
+    """Send the browser to another page of ours, to ask for it with GET."""
+    return cast("Response", redirect(target, HTTPStatus.SEE_OTHER, Response))
 
 
 def page_link(cursor: str | None) -> str:

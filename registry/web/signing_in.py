@@ -2,14 +2,14 @@
 
 from http import HTTPStatus
 
-from flask import Blueprint, Response, redirect, request, url_for
+from flask import Blueprint, Response, request, url_for
 
 from registry.db.session import now
 from registry.domain.errors import UnauthenticatedError
 from registry.request import public, transaction
 from registry.services import sessions
 from registry.web import browser
-from registry.web.pages import render
+from registry.web.pages import go, render
 
 bp = Blueprint("signing_in", __name__)
 
@@ -34,7 +34,7 @@ def sign_in() -> Response:
                 sessions.sign_out(session, held)
     except UnauthenticatedError as refusal:
         return render("login.html", HTTPStatus.UNAUTHORIZED, following=following, refusal=str(refusal))
-    return browser.remember(redirect(following, HTTPStatus.SEE_OTHER, Response), begun)
+    return browser.remember(go(following), begun)
 
 
 @bp.post("/logout")
@@ -45,4 +45,4 @@ def sign_out() -> Response:
     if held := browser.held_secret():
         with transaction(remember=False) as session:
             sessions.sign_out(session, held)
-    return browser.forget(redirect(url_for("web.signing_in.show"), HTTPStatus.SEE_OTHER, Response))
+    return browser.forget(go(url_for("web.signing_in.show")))
