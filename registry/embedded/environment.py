@@ -39,7 +39,7 @@ def compose(home: Home, listen: Listen, environ: Mapping[str, str]) -> Stack:
     # A certificate names the public host, so with TLS the server too has to call the store by it.
     own = public if listen.tls_cert else endpoint(listen, reachable(listen.host))
     if listen.tls_cert:
-        environment["AWS_CA_BUNDLE"] = environ.get("AWS_CA_BUNDLE") or str(_trusting(home, listen.tls_cert))
+        environment["AWS_CA_BUNDLE"] = str(_trusting(home, listen.tls_cert, environ.get("AWS_CA_BUNDLE")))
     environment |= {
         "REGISTRY_S3_BUCKET": BUCKET,
         "REGISTRY_S3_ENDPOINT_URL": own,
@@ -75,10 +75,10 @@ def public_host(host: str) -> str:
         return str(probe.getsockname()[0])
 
 
-def _trusting(home: Home, certificate: Path) -> Path:
-    # The authorities of this machine, and the certificate itself in case it is signed by none of them.
-    system = ssl.get_default_verify_paths().cafile
-    known = Path(system).read_text() if system else ""
+def _trusting(home: Home, certificate: Path, given: str | None) -> Path:
+    # The usual authorities, and the certificate itself in case it is signed by none of them.
+    usual = given or ssl.get_default_verify_paths().cafile
+    known = Path(usual).read_text() if usual else ""
     bundle = home.root / "trusted.pem"
     bundle.write_text(f"{known}\n{certificate.read_text()}")
     return bundle

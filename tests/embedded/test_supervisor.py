@@ -35,13 +35,14 @@ class Serving:
         self.port, self.s3_port = ports or seaweed.free_ports(2)
         self.said = home.parent / f"{time.monotonic_ns()}.out"
         base = {name: value for name, value in os.environ.items() if not name.startswith(("REGISTRY_", "AWS_"))}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.embedded.serve", str(home), host, str(self.port), str(self.s3_port)],
-            cwd=ROOT,
-            env=base | {"PYTHONPATH": str(ROOT)} | environ,
-            stdout=self.said.open("w"),
-            stderr=self.said.with_suffix(".err").open("w"),
-        )
+        with self.said.open("w") as out, self.said.with_suffix(".err").open("w") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.embedded.serve", str(home), host, str(self.port), str(self.s3_port)],
+                cwd=ROOT,
+                env=base | {"PYTHONPATH": str(ROOT)} | environ,
+                stdout=out,
+                stderr=err,
+            )
 
     def __enter__(self):
         return self
@@ -234,7 +235,8 @@ def test_only_the_gateway_is_opened_to_another_host(tmp_path):
         put(serving.store(), b"kept")
         url = serving.store().presign_get(KEY, expires=60)
         assert url.startswith(f"http://{host}:{serving.s3_port}/")
-        assert urlopen(url, timeout=5).read() == b"kept"
+        with urlopen(url, timeout=5) as answer:
+            assert answer.read() == b"kept"
         opened = {
             listener.laddr.port
             for child in serving.children()
