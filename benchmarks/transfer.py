@@ -197,7 +197,9 @@ def _run(side: str, job: dict[str, str]) -> Measured:
         raise RuntimeError(f"{side} failed: {done.stderr}")
     if side.startswith("pull"):
         _same(Path(job["source"]), Path(job["target"]))
-    return Measured(**json.loads(done.stdout))
+    found = Measured(**json.loads(done.stdout))
+    print(f"  {side}: {found.seconds:.2f} s", file=sys.stderr)
+    return found
 
 
 def _same(one: Path, other: Path) -> None:
