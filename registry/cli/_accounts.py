@@ -87,7 +87,7 @@ def namespace_list(*, as_json: bool) -> None:
             _output.documents(found)
             return
         rows = [(each.name, each.role, each.created_at, _output.first_line(each.description)) for each in found]
-    _output.table(("NAMESPACE", "ROLE", "CREATED", "DESCRIPTION"), rows, shrink="DESCRIPTION")
+    _output.table(("NAMESPACE", "ROLE", "CREATED", "DESCRIPTION"), rows, shrink=("DESCRIPTION",))
 
 
 @namespace.command("grants", epilog="\b\nExample:\n  registry namespace grants vision")
@@ -107,7 +107,7 @@ def namespace_grants(name: str, *, as_json: bool) -> None:
 @namespace.command("grant", epilog="\b\nExample:\n  registry namespace grant vision ana writer")
 @click.argument("name")
 @click.argument("user")
-@click.argument("role", type=click.Choice([str(role) for role in Role]))
+@click.argument("role", type=click.Choice([role.value for role in Role]))
 def namespace_grant(name: str, user: str, role: Any) -> None:
     """Give a user a role in a namespace, instead of the one before."""
     with _options.connect() as client:
@@ -207,7 +207,7 @@ def token_list(*, as_json: bool) -> None:
             (each.id, each.name, each.user, each.prefix, each.actions, each.models, each.expires_at, each.last_used_at)
             for each in found
         ]
-    _output.table(("ID", "NAME", "USER", "PREFIX", "MAY", "ON", "UNTIL", "USED"), rows, shrink="NAME")
+    _output.table(("ID", "NAME", "USER", "PREFIX", "MAY", "ON", "UNTIL", "USED"), rows, shrink=("NAME", "MAY"))
 
 
 @token.command("revoke", epilog="\b\nExample:\n  registry token revoke 3")

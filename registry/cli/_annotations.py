@@ -44,7 +44,7 @@ def metrics(ref: str, *, add: Sequence[str], as_json: bool) -> None:
             )
             for each in found
         ]
-    _output.table(columns, rows, shrink="METRIC")
+    _output.table(columns, rows, shrink=("METRIC",))
 
 
 def measurement(metric: MetricArgument, dataset: Dataset | None) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def alias_list(name: str, *, as_json: bool) -> None:
             _output.documents(found)
             return
         rows = [(each.alias, each.number, each.by, each.at) for each in found]
-    _output.table(("ALIAS", "VERSION", "BY", "AT"), rows, shrink="ALIAS")
+    _output.table(("ALIAS", "VERSION", "BY", "AT"), rows, shrink=("ALIAS",))
 
 
 @_options.group("tag", "registry tag set vision/yolo11n:7 licence=apache-2.0")

@@ -127,4 +127,4 @@ def _list(namespace: str, limit: int | None, *, as_json: bool) -> None:
             _output.stream(found)
             return
         rows = [(each.seq, each.at, each.actor, each.action, each.subject) for each in found]
-    _output.table(("SEQ", "AT", "ACTOR", "ACTION", "SUBJECT"), rows, shrink="SUBJECT")
+    _output.table(("SEQ", "AT", "ACTOR", "ACTION", "SUBJECT"), rows, shrink=("SUBJECT",))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _THOUSAND = 1000
+_NARROWEST = 8
 _PHASES = {"hash": "hashing", "send": "sending", "fetch": "fetching"}
 
 
@@ -49,21 +50,23 @@ def stream(values: "Iterable[BaseModel]") -> None:
         click.echo(json.dumps(_plain(value), ensure_ascii=False))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, shrink: str = "") -> None:
-    """Aligned columns. On a terminal the column `shrink` gives way so that a row fits; in a pipe nothing is cut.
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, shrink: Sequence[str] = ()) -> None:
+    """Aligned columns, numbers at the right. In a pipe nothing is left out or cut.
 
-    Numbers stand at the right. An empty table is only its header.
+    On a terminal empty columns are left out, and the columns `shrink` give way, in that order, so that a row fits.
     """
-    cells = [[clean(_cell(value)) for value in row] for row in rows]
-    at_right = [all(_is_number(row[index]) for row in cells) and bool(cells) for index in range(len(columns))]
-    widths = [max(_width(row[index]) for row in (columns, *cells)) for index in range(len(columns))]
-    if shrink and sys.stdout.isatty():
-        flexible = columns.index(shrink)
-        excess = sum(widths) + 2 * (len(widths) - 1) - get_terminal_size().columns
-        widths[flexible] = max(8, widths[flexible] - max(0, excess))
-    click.secho(_line(columns, widths, at_right), bold=True)
-    for row in cells:
-        click.echo(_line(row, widths, at_right))
+    lines = [tuple(columns), *(tuple(clean(_cell(value)) for value in row) for row in rows)]
+    if sys.stdout.isatty() and len(lines) > 1:
+        filled = [index for index in range(len(columns)) if any(line[index] for line in lines[1:])]
+        lines = [tuple(line[index] for index in filled) for line in lines]
+    across = list(zip(*lines, strict=True))
+    at_right = [len(cells) > 1 and all(map(_is_number, cells[1:])) for cells in across]
+    widths = [max(map(_width, cells)) for cells in across]
+    if sys.stdout.isatty():
+        _fit(widths, [lines[0].index(name) for name in shrink if name in lines[0]])
+    click.secho(_line(lines[0], widths, at_right), bold=True)
+    for line in lines[1:]:
+        click.echo(_line(line, widths, at_right))
 
 
 def fields(pairs: Mapping[str, object]) -> None:
@@ -185,6 +188,15 @@ def _columns(character: str) -> int:
     if unicodedata.combining(character):
         return 0
     return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
+
+
+def _fit(widths: list[int], flexible: Sequence[int]) -> None:
+    """Narrow the flexible columns until a row fits into the terminal, or none can give more."""
+    excess = sum(widths) + 2 * (len(widths) - 1) - get_terminal_size().columns
+    for index in flexible:
+        given = max(0, min(excess, widths[index] - _NARROWEST))
+        widths[index] -= given
+        excess -= given
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], at_right: Sequence[bool]) -> str:

@@ -80,7 +80,7 @@ def history(name: str, stage: str, *, limit: int | None, as_json: bool) -> None:
             )
             for each in found
         ]
-    _output.table(("SEQ", "KIND", "VERSION", "PREVIOUS", "AT", "BY", "MESSAGE"), rows, shrink="MESSAGE")
+    _output.table(("SEQ", "KIND", "VERSION", "PREVIOUS", "AT", "BY", "MESSAGE"), rows, shrink=("MESSAGE",))
 
 
 def _show(promotion: "PromotionOut", *, as_json: bool) -> None:

@@ -24,7 +24,7 @@ def list_(*, namespace: str | None, limit: int | None, as_json: bool) -> None:
             _output.documents(found)
             return
         rows = [(model.name, model.latest, _holders(model), _output.first_line(model.description)) for model in found]
-    _output.table(("MODEL", "LATEST", "STAGES", "DESCRIPTION"), rows, shrink="DESCRIPTION")
+    _output.table(("MODEL", "LATEST", "STAGES", "DESCRIPTION"), rows, shrink=("DESCRIPTION", "STAGES"))
 
 
 @_options.command("versions", "registry versions vision/yolo11n --limit 20")
@@ -60,7 +60,11 @@ def versions(
             )
             for each in found
         ]
-    _output.table(("VERSION", "KIND", "SIZE", "PUBLISHED", "BY", "NAMES", "METRICS", "MESSAGE"), rows, shrink="MESSAGE")
+    _output.table(
+        ("VERSION", "KIND", "SIZE", "PUBLISHED", "BY", "NAMES", "METRICS", "MESSAGE"),
+        rows,
+        shrink=("MESSAGE", "METRICS", "NAMES"),
+    )
 
 
 @_options.command("show", "registry show vision/yolo11n@production")
@@ -86,7 +90,7 @@ def show(ref: str, *, as_json: bool) -> None:
         )
         for each in version.artifacts
     ]
-    _output.table(columns, rows, shrink="SHA256")
+    _output.table(columns, rows, shrink=("SHA256", "ARTIFACT"))
 
 
 @_options.command("resolve", "registry resolve vision/yolo11n@production")
