@@ -56,9 +56,10 @@ def test_python_compiles(page):
         ast.parse(block)
 
 
-@pytest.fixture
-def shell(tmp_path, s3_config):
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory, s3_config):
     """Runs a script as a newcomer would: in an empty folder, logged in nowhere, beside a running registry."""
+    tmp_path = tmp_path_factory.mktemp("newcomer")
     (tmp_path / "bin").mkdir()
     for name, command in (("registry", " -m registry"), ("python", ""), ("python3", "")):
         program = tmp_path / "bin" / name
@@ -91,6 +92,8 @@ def shell(tmp_path, s3_config):
         yield run
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("newcomer")
 def test_the_five_minutes_of_the_readme(shell):
     walk = README.partition("## Five minutes")[2].partition("\n## ")[0]
     steps = [
@@ -104,6 +107,8 @@ def test_the_five_minutes_of_the_readme(shell):
     assert "2 False" in said
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("newcomer")
 def test_the_push_by_hand_of_the_api_page(shell):
     (script,) = blocks(PAGES["docs/api.md"], "sh")
     assert shell(script, REGISTRY_URL=shell.url, REGISTRY_TOKEN=TOKEN).split() == ["applied", "1"]
