@@ -19,6 +19,7 @@ import structlog
 from flask import Response, current_app, g, request
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import Connection
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -106,7 +107,7 @@ class Parts:
     store: Store
 
 
-class Replay(BaseException):  # noqa: N818 - not an error: it carries an answer out of a view
+class Replay(BaseException):
     """A retry of a request that was answered: leave the view and answer the same."""
 
     def __init__(self, response: Response) -> None:
@@ -276,17 +277,28 @@ def transaction(*, read_only: bool = False, remember: bool = True) -> Iterator[S
     """
     key = "" if read_only or not remember else request.headers.get("Idempotency-Key", "")
     with parts().database.transaction(read_only=read_only) as session:
-        g.session, g.remembered = session, _remembered(session, key) if key else None
+        g.session, g.remembered = session, _claimed(session, key) if key else None
         yield session
+        if g.remembered is not None and not g.remembered.status:
+            session.delete(g.remembered)  # the view gave no answer to remember
 
 
-def _remembered(session: Session, key: str) -> IdempotencyKey:
+def _claimed(session: Session, key: str) -> IdempotencyKey:
+    """The row for this request's answer. Whoever sends the same key meanwhile waits here until it is committed.
+
+    Raises Replay if it was given before, IdempotencyKeyReusedError, or InvalidParameterError.
+    """
     if len(key) > 250 or not key.isprintable():
         raise InvalidParameterError("Idempotency-Key must be 1 to 250 printable characters.")
     asked = hashlib.sha256(f"{request.method} {request.full_path}\n".encode() + request.get_data()).hexdigest()
-    known = session.get(IdempotencyKey, (actor().user_id, key))
-    if known is None:
-        return IdempotencyKey(user_id=actor().user_id, key=key, request_sha256=asked, created_at=now(session))
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    claim = dialect.insert(IdempotencyKey).values(
+        user_id=actor().user_id, key=key, request_sha256=asked, status=0, body="", created_at=now(session)
+    )
+    inserted = session.scalar(claim.on_conflict_do_nothing().returning(IdempotencyKey.key))
+    known = session.get_one(IdempotencyKey, (actor().user_id, key))
+    if inserted is not None:
+        return known
     if known.request_sha256 != asked:
         raise IdempotencyKeyReusedError("The Idempotency-Key was used before with another request.")
     replay = Response(known.body, known.status, mimetype="application/json")
@@ -300,7 +312,6 @@ def answer(shape: BaseModel, status: HTTPStatus = HTTPStatus.OK, *, etag: str | 
     remembered = g.get("remembered")
     if remembered is not None:
         remembered.status, remembered.body = int(status), text
-        g.session.add(remembered)
     response = Response(text, status, mimetype="application/json")
     if request.method in ("GET", "HEAD") and status == HTTPStatus.OK:
         response.headers["Cache-Control"] = "private, no-cache"

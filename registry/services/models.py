@@ -8,12 +8,12 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, contains_eager
 
 from registry.db.tables import Model, Namespace
-from registry.domain.access import EVERYTHING, Permission
+from registry.domain.access import EVERYTHING, Permission, scope_allows
 from registry.domain.audit import Action
 from registry.domain.errors import ConflictError, GoneError
 from registry.domain.names import ModelName, check_dataset_name, check_metric_name, check_split, fold
 from registry.services import audit, namespaces
-from registry.services.actors import Actor, ModelNotFoundError
+from registry.services.actors import Actor, ModelNotFoundError, PermissionDeniedError
 
 
 class ModelExistsError(ConflictError):
@@ -148,7 +148,14 @@ def set_objective(model: Model, objective: Objective | None) -> None:
 def page_of_models(
     session: Session, actor: Actor, *, namespace: str | None, after: tuple[str, str] | None, limit: int
 ) -> list[Model]:
-    """Models the actor may read, ordered by folded namespace and name, `limit + 1` at most."""
+    """Models the actor may read, ordered by folded namespace and name, `limit + 1` at most.
+
+    Raises PermissionDeniedError if its token is not for reading models.
+    """
+    if not scope_allows(actor.scope, Permission.MODEL_READ, model=None):
+        raise PermissionDeniedError(
+            f"{actor.name} may not list models with this token.", permission=str(Permission.MODEL_READ)
+        )
     query = (
         select(Model).join(Model.namespace).options(contains_eager(Model.namespace)).where(Model.deleted_at.is_(None))
     )

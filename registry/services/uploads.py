@@ -51,6 +51,7 @@ def begin(session: Session, actor: Actor, name: ModelName, *, ttl_s: int, now: d
     """Open an upload to a model that may not exist yet. Raises NamespaceNotFoundError or PermissionDeniedError."""
     if actor.role_in(name.namespace) is None or not actor.may(Permission.MODEL_READ, name):
         namespaces.find(session, actor, name.namespace)
+    actor.check(Permission.UPLOAD_WRITE, name)
     actor.check(Permission.VERSION_PUBLISH, name)
     namespace = namespaces.ensure_for_push(session, actor, name.namespace, now=now)
     upload = Upload(

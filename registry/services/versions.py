@@ -140,11 +140,15 @@ def surroundings(session: Session, actor: Actor, versions: Sequence[Version]) ->
     ids = [version.id for version in versions]
     if not ids:
         return found
-    newest = (
-        select(func.max(Metric.id)).where(Metric.version_id.in_(ids), Metric.slice.is_(None))
-        .group_by(Metric.version_id, Metric.name)
-    )  # fmt: skip
-    for metric in session.scalars(select(Metric).where(Metric.id.in_(newest)).order_by(Metric.name)):
+    later = aliased(Metric)
+    superseded = select(later.id).where(
+        later.version_id == Metric.version_id,
+        later.name == Metric.name,
+        later.slice.is_(None),
+        later.id > Metric.id,
+    )
+    newest = select(Metric).where(Metric.version_id.in_(ids), Metric.slice.is_(None), ~superseded.exists())
+    for metric in session.scalars(newest.order_by(Metric.version_id, Metric.name)):
         found.metrics.setdefault(metric.version_id, {})[metric.name] = metric.value
     for edge, parent in parents_of(session, ids):
         name = models.full_name(parent.model) if parent else None
