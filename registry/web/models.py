@@ -4,8 +4,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from flask import Blueprint, Response, request
-from sqlalchemy.orm import Session
 
+from registry.db.tables import Namespace
 from registry.domain.access import Permission
 from registry.domain.names import ModelName, check_namespace
 from registry.request import actor, choice_parameter, config, cursor, next_cursor, page_limit, transaction
@@ -32,6 +32,9 @@ def index() -> Response:
         rows = models.page_of_models(session, actor(), namespace=wanted, after=after, limit=limit)
         following = next_cursor(rows, limit, lambda row: (row.namespace.folded, row.folded))
         ids = [row.id for row in rows]
+        suggested: list[Namespace] = []
+        with suppress(PermissionDeniedError):  # who may not list them can still type one
+            suggested = namespaces.page_of_namespaces(session, actor(), after=None, limit=_SUGGESTED)
         return render(
             "models.html",
             rows=rows,
@@ -39,7 +42,7 @@ def index() -> Response:
             latest=versions.latest(session, ids),
             stages=ordering.stages(config().stages),
             namespace=namespace,
-            namespaces=_namespaces(session),
+            namespaces=[each.name for each in suggested[:_SUGGESTED]],
             is_first=after is None,
             following=following,
         )
@@ -72,12 +75,3 @@ def show(model: ModelName) -> Response:
             following=following,
             now=datetime.now(UTC),
         )
-
-
-def _namespaces(session: Session) -> list[str]:
-    """Names to choose from; a token that may not list them can still type one."""
-    found: list[str] = []
-    with suppress(PermissionDeniedError):
-        rows = namespaces.page_of_namespaces(session, actor(), after=None, limit=_SUGGESTED)
-        found = [row.name for row in rows[:_SUGGESTED]]
-    return found
