@@ -17,7 +17,7 @@ SHOWN = 200
 _CHILDREN = 50
 
 
-@bp.get("/models/<model:model>/versions/<int(max=2147483647):number>")
+@bp.get("/models/<model:model>/versions/<int:number>")
 @signed_in(Permission.VERSION_READ)
 def show(model: ModelName, number: int) -> Response:
     """A version in whatever state."""
