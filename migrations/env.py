@@ -1,11 +1,13 @@
-"""Alembic's entry: one transaction a migration, timeouts that keep a deploy from blocking writers, one run at a time."""
+"""Alembic's entry: one transaction a migration, timeouts that spare the writers of a live system, one run at a time."""
+
+from typing import Literal
 
 from alembic import context
 from sqlalchemy import Connection, text
 from sqlalchemy.schema import SchemaItem
 
-from registry.db import tables
-from registry.db.base import UtcDateTime
+import registry.db.tables  # noqa: F401 - declares them
+from registry.db.base import Base, UtcDateTime
 
 _ADVISORY_LOCK = 7_223_001
 
@@ -16,7 +18,7 @@ def _is_ours(item: SchemaItem, name: str | None, kind: str, reflected: bool, com
     return not (kind == "table" and reflected and compare_to is None)
 
 
-def _rendered(kind: str, item: object, _autogen: object) -> str | bool:
+def _rendered(kind: str, item: object, _autogen: object) -> str | Literal[False]:
     """A migration must not change when our own types do."""
     return "sa.DateTime(timezone=True)" if kind == "type" and isinstance(item, UtcDateTime) else False
 
@@ -29,7 +31,7 @@ def _run(connection: Connection) -> None:
         connection.commit()
     context.configure(
         connection=connection,
-        target_metadata=tables.Base.metadata,
+        target_metadata=Base.metadata,
         render_as_batch=True,
         transaction_per_migration=True,
         compare_type=True,

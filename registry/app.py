@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import BaseConverter
+from werkzeug.routing import BaseConverter, IntegerConverter, Map
 
 from registry import api, web
 from registry.api.problems import http_problem, internal_problem, problem
@@ -17,7 +17,8 @@ from registry.config import Config
 from registry.db.session import Database
 from registry.domain.errors import RegistryError
 from registry.domain.names import FORBIDDEN_PARTS, PART, ModelName, parse_model
-from registry.request import BODY_LIMIT, Parts, Replay
+from registry.domain.references import MAX_NUMBER
+from registry.request import BODY_LIMIT, Parts
 from registry.storage.s3 import Store, StoreConfig
 
 log = structlog.get_logger()
@@ -46,6 +47,13 @@ class PartConverter(BaseConverter):
     regex = _PART
 
 
+class NumberConverter(IntegerConverter):
+    """A whole number that every database can compare."""
+
+    def __init__(self, map: Map) -> None:  # noqa: A002 - Werkzeug's signature
+        super().__init__(map, max=MAX_NUMBER)
+
+
 def create_app(config: Config | None = None) -> Flask:
     """Build the WSGI application: the API, the pages, health. Opens no connection yet."""
     settings = config or Config.from_environment()
@@ -54,7 +62,7 @@ def create_app(config: Config | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False
-    app.url_map.converters |= {"model": ModelConverter, "part": PartConverter}
+    app.url_map.converters |= {"model": ModelConverter, "part": PartConverter, "int": NumberConverter}
     configure_logging()
     app.before_request(_begin)
     app.after_request(_finish)
@@ -76,6 +84,8 @@ def store_of(config: Config) -> Store:
             region=config.s3_region,
             access_key=config.s3_access_key or None,
             secret_key=config.s3_secret_key or None,
+            session_token=config.s3_session_token or None,
+            ca_bundle=str(config.s3_ca_bundle) if config.s3_ca_bundle.name else None,
             local_path=config.s3_local_path if config.s3_local_path.name else None,
         )
     )
@@ -105,7 +115,13 @@ def _finish(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.get("request_id", "")
     response.headers["X-Content-Type-Options"] = "nosniff"
     if response.status_code >= 500:
-        log.error("request failed", method=request.method, path=request.path, status=response.status_code, id=g.get("request_id"))
+        log.error(
+            "request failed",
+            method=request.method,
+            path=request.path,
+            status=response.status_code,
+            id=g.get("request_id"),
+        )
     return response
 
 

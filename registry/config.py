@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from registry.domain.errors import InvalidError
+from registry.domain.names import check_pointer
 
 
 class InvalidSettingError(InvalidError):
@@ -117,6 +118,14 @@ class Config(_FromEnvironment):
         repr=False,
         metadata={"variable": "AWS_SECRET_ACCESS_KEY", "meaning": "S3 secret key that belongs to the access key."},
     )
+    s3_session_token: str = field(
+        default="",
+        repr=False,
+        metadata={"variable": "AWS_SESSION_TOKEN", "meaning": "Session token of temporary S3 credentials."},
+    )
+    s3_ca_bundle: Path = _setting(
+        "AWS_CA_BUNDLE", "File of certificates trusted for S3 beside the usual ones.", default=Path()
+    )
     admin_token: str = field(
         default="",
         repr=False,
@@ -146,8 +155,10 @@ class Config(_FromEnvironment):
 
     def __post_init__(self) -> None:
         """Refuse combinations that would be unsafe. Raises InvalidSettingError."""
-        if self.admin_token and len(self.admin_token) < 20:  # noqa: PLR2004 - the contract's number
+        if self.admin_token and len(self.admin_token) < 20:
             raise InvalidSettingError("REGISTRY_ADMIN_TOKEN must have at least 20 characters.")
+        for stage in self.stages:
+            check_pointer(stage)
         if not self.stages:
             raise InvalidSettingError("REGISTRY_STAGES must name at least one stage.")
         if self.url_ttl_s < 1 or self.upload_ttl_s <= self.url_ttl_s:

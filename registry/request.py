@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session as Session  # noqa: PLC0414 - views name the type of what `transaction` gives
 
 from registry.config import Config
 from registry.db.session import Database, DatabaseFullError, narrowed, now
@@ -68,13 +68,6 @@ class InvalidBodyError(errors.InvalidError):
 
     code = "INVALID_BODY"
     remedy = "Compare the body with the route's schema at /docs."
-
-
-class BodyTooLargeError(errors.TooLargeError):
-    """The request's body is larger than this route takes."""
-
-    code = "BODY_TOO_LARGE"
-    remedy = "Send less at once; lists are sent in batches."
 
 
 class InvalidParameterError(errors.InvalidError):
@@ -128,8 +121,6 @@ def config() -> Config:
 def store() -> Store:
     """The object store."""
     return parts().store
-
-
 
 
 def requires(permission: Permission) -> Callable[[View], View]:
@@ -198,8 +189,6 @@ def _record_use(database: Database, found: Actor) -> None:
         structlog.get_logger().warning("token use not recorded", code=error.code)
 
 
-
-
 def body(shape: type[Shape]) -> Shape:
     """The request's JSON body. Raises InvalidBodyError naming the fields that are wrong."""
     if request.mimetype != "application/json":
@@ -265,8 +254,6 @@ def next_cursor(items: list[Any], limit: int, key: Callable[[Any], tuple[Any, ..
         return None
     del items[limit:]
     return base64.urlsafe_b64encode(json.dumps(key(items[-1])).encode()).decode()
-
-
 
 
 @contextmanager

@@ -14,7 +14,7 @@ SEGMENT_BATCH = 1_000
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Short = Annotated[str, StringConstraints(min_length=1, max_length=250)]
-Message = Annotated[str, StringConstraints(max_length=10_000)]
+Message = Annotated[str, StringConstraints(max_length=10_000, pattern=r"^[^\x00]*$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Size = Annotated[int, Field(ge=0, le=2**50)]
 Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -28,7 +28,7 @@ Item = TypeVar("Item")
 class In(BaseModel):
     """What a request may say."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Out(BaseModel):
@@ -42,8 +42,6 @@ class Page(Out, Generic[Item]):
 
     items: list[Item]
     next: str | None = None
-
-
 
 
 class SegmentIn(In):
@@ -141,8 +139,6 @@ class CommitIn(In):
     tags: Annotated[dict[Short, Message], Field(max_length=200)] = {}
     aliases: Annotated[list[Short], Field(max_length=50)] = []
     new: bool = False
-
-
 
 
 class MetricOut(Out):
@@ -284,8 +280,6 @@ class LineageItem(Out):
     uri: str | None = None
 
 
-
-
 class Objective(In):
     """Which metric makes `NAME@best`."""
 
@@ -350,8 +344,6 @@ class AliasOut(Out):
     at: datetime
 
 
-
-
 class PromotionIn(In):
     """Move a stage to a version; null empties it. `expect` is the holder you saw, 0 for none."""
 
@@ -397,8 +389,6 @@ class HistoryItem(Out):
     at: datetime
     message: str
     id: str
-
-
 
 
 Role = Literal["reader", "writer", "promoter", "admin"]

@@ -3,7 +3,6 @@
 from http import HTTPStatus
 
 from flask import Blueprint, Response, redirect, request
-from sqlalchemy.orm import Session
 from werkzeug.datastructures import Range
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 from werkzeug.http import parse_range_header
@@ -18,6 +17,7 @@ from registry.domain.digest import format_digest
 from registry.domain.names import ModelName
 from registry.request import (
     InvalidParameterError,
+    Session,
     actor,
     choice_parameter,
     config,
@@ -148,7 +148,7 @@ def _range(row: Artifact) -> tuple[int, int] | None:
     asked: Range | None = parse_range_header(request.headers.get("Range"))
     if asked is None or asked.units != "bytes" or len(asked.ranges) != 1:
         return None
-    if request.headers.get("If-Range") and not request.if_range.etag == row.sha256:
+    if request.headers.get("If-Range") and request.if_range.etag != row.sha256:
         return None
     bounds = asked.range_for_length(row.size)
     if bounds is None:

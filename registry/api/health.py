@@ -3,7 +3,6 @@
 from http import HTTPStatus
 
 from flask import Blueprint, Response, jsonify
-from sqlalchemy.exc import SQLAlchemyError
 
 from registry.db.upgrade import is_current
 from registry.domain.errors import RegistryError
@@ -34,9 +33,11 @@ def ready() -> tuple[Response, HTTPStatus]:
 
 def _database() -> str:
     try:
-        return "ok" if is_current(parts().database.engine) else "schema is not current: run 'registry db upgrade'"
-    except SQLAlchemyError as error:
-        return f"does not answer ({type(error).__name__})"
+        with parts().database.transaction(read_only=True) as session:
+            current = is_current(session.connection())
+    except RegistryError as error:
+        return f"does not answer ({error.code})"
+    return "ok" if current else "schema is not current: run 'registry db upgrade'"
 
 
 def _storage() -> str:

@@ -11,9 +11,20 @@ from registry.db.session import now
 from registry.db.tables import Model
 from registry.domain.access import Permission
 from registry.domain.names import ModelName, parse_model
-from registry.request import actor, answer, body, config, cursor, next_cursor, page, page_limit, requires, transaction
+from registry.request import (
+    Session,
+    actor,
+    answer,
+    body,
+    config,
+    cursor,
+    next_cursor,
+    page,
+    page_limit,
+    requires,
+    transaction,
+)
 from registry.services import models, pointers, tags, versions
-from sqlalchemy.orm import Session
 
 bp = Blueprint("models", __name__)
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy.orm import Session
-
 from registry import wire
 from registry.db.tables import Artifact, LineageEdge, Model, Pointer, Version
 from registry.domain.digest import format_digest
 from registry.domain.names import ModelName
+from registry.request import Session
 from registry.services import models, versions
 from registry.services.actors import Actor
 from registry.services.versions import Surroundings
@@ -111,9 +110,7 @@ def version(
     )
 
 
-def version_whole(
-    session: Session, actor: Actor, row: Version, *, created: bool | None = None
-) -> wire.VersionOut:
+def version_whole(session: Session, actor: Actor, row: Version, *, created: bool | None = None) -> wire.VersionOut:
     """A version with everything around it, read in the same transaction."""
     return version(
         row,

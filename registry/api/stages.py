@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 
 from flask import Blueprint, Response, request
-from sqlalchemy.orm import Session
 
 from registry import wire
 from registry.api import shapes
@@ -20,6 +19,7 @@ from registry.domain.references import MAX_NUMBER
 from registry.request import (
     InvalidCursorError,
     InvalidParameterError,
+    Session,
     actor,
     answer,
     body,

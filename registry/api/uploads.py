@@ -3,7 +3,6 @@
 from http import HTTPStatus
 
 from flask import Blueprint, Response, request
-from sqlalchemy.orm import Session
 
 from registry import wire
 from registry.api import shapes
@@ -13,7 +12,7 @@ from registry.domain.access import Permission
 from registry.domain.digest import format_digest, parse_digest
 from registry.domain.names import parse_model
 from registry.domain.references import parse_parent
-from registry.request import actor, answer, body, config, requires, store, transaction
+from registry.request import Session, actor, answer, body, config, requires, store, transaction
 from registry.services import metrics, publishing, segments, uploads
 from registry.services.publishing import Draft, DraftArtifact
 from registry.services.segments import Place
@@ -36,6 +35,7 @@ def create() -> Response:
     request.max_content_length = _BATCH_LIMIT
     asked = body(wire.UploadIn)
     wanted = _sizes(asked.segments)
+    store().require_room(sum(wanted.values()))
     with transaction(remember=False) as session:
         upload = uploads.begin(
             session, actor(), parse_model(asked.model), ttl_s=config().upload_ttl_s, now=now(session)
@@ -79,6 +79,7 @@ def ask(upload: str) -> Response:
     request.max_content_length = _BATCH_LIMIT
     asked = body(wire.SegmentsIn)
     wanted = _sizes(asked.segments)
+    store().require_room(sum(wanted.values()))
     with transaction(remember=False) as session:
         found = uploads.continue_(session, actor(), upload, ttl_s=config().upload_ttl_s, now=now(session))
         places = _ask(session, found, wanted)
@@ -97,6 +98,7 @@ def report(upload: str) -> Response:
     segments.check_complete(digests, places)
     pending = [place for place in places.values() if place.state == "pending"]
     segments.check_complete(digests, set(places) - set(segments.unseen(pending, _heads(pending))))
+    store().settle()  # what is called present must survive a power cut
     with transaction(remember=False) as session:
         segments.mark_live(session, pending)
     return answer(wire.FinishedOut(present=len(places)))
@@ -114,13 +116,10 @@ def commit(upload: str) -> Response:
         found = uploads.continue_(session, actor(), upload, ttl_s=config().upload_ttl_s, now=now(session))
         places = publishing.plan(session, found, draft)
     facts = publishing.inspect(store(), draft, places)
-    store().settle()
     with transaction() as session:
         at = now(session)
         again = uploads.continue_(session, actor(), upload, ttl_s=config().upload_ttl_s, now=at)
-        version, created = publishing.publish(
-            session, actor(), again, draft, facts, stages=config().stages, now=at
-        )
+        version, created = publishing.publish(session, actor(), again, draft, facts, stages=config().stages, now=at)
         session.flush()  # the answer shows metrics and tags that came along
         shape = shapes.version_whole(session, actor(), version, created=created)
         return answer(shape, HTTPStatus.CREATED if created else HTTPStatus.OK)
@@ -145,8 +144,10 @@ def _answers(places: dict[str, Place], asked: list[wire.SegmentIn]) -> list[wire
     if offered:
         missing = set(segments.unseen(offered, _heads(offered)))
         arrived = [place for place in offered if place.sha256 not in missing]
-        with transaction(remember=False) as session:
-            segments.mark_live(session, arrived)
+        if arrived:
+            store().settle()
+            with transaction(remember=False) as session:
+                segments.mark_live(session, arrived)
         places |= {place.sha256: place.as_live() for place in arrived}
     return [_answer(places[parse_digest(segment.digest)]) for segment in asked]
 

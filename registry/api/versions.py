@@ -134,7 +134,13 @@ def copy(model: ModelName, number: int) -> Response:
     with transaction(remember=False) as session:
         source = versions.find(session, actor(), model, number, Permission.VERSION_READ)
         plan = copies.plan(
-            session, actor(), source, target, lease_s=config().lease_ttl_s, ttl_s=config().upload_ttl_s, now=now(session)
+            session,
+            actor(),
+            source,
+            target,
+            lease_s=config().lease_ttl_s,
+            ttl_s=config().upload_ttl_s,
+            now=now(session),
         )
     copies.move(store(), plan)
     with transaction() as session:

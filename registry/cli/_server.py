@@ -165,19 +165,19 @@ def _upgrade(environment: Mapping[str, str] | None) -> None:
 def _admit(config: "Config") -> None:
     """See that the database is usable, and that the operator's token is an administrator's.
 
-    Raises DatabaseUnavailableError, SchemaOutdatedError or InvalidSettingError.
+    Raises DatabaseUnavailableError, SchemaOutdatedError, StageNameTakenError or InvalidSettingError.
     """
     from registry.db.session import Database, now
     from registry.db.upgrade import is_current
-    from registry.services import accounts
+    from registry.services import accounts, pointers
 
     database = Database(config.database_url)
     try:
-        with database.transaction(read_only=True):
-            pass  # says in our words if it does not answer
-        if not is_current(database.engine):
-            raise SchemaOutdatedError("The database does not have the schema of this release.")
+        with database.transaction(read_only=True) as session:
+            if not is_current(session.connection()):
+                raise SchemaOutdatedError("The database does not have the schema of this release.")
         with database.transaction() as session:
+            pointers.check_stage_names(session, config.stages)
             accounts.bootstrap(session, config.admin_token, now=now(session))
     finally:
         database.dispose()

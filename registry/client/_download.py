@@ -51,7 +51,7 @@ class DamagedBytesError(LocalError):
 class BadLayoutError(LocalError):
     """The list of segments does not describe a file of the stated size."""
 
-    code = "LAYOUT_INVALID"
+    code = "LAYOUT_IMPOSSIBLE"
     remedy = "Report it: the registry described a file that cannot be."
 
 

@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, select
-from sqlalchemy.exc import DBAPIError, TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
-from registry.domain.errors import ExhaustedError, UnavailableError
+from registry.domain.errors import ExhaustedError, InvalidError, UnavailableError
 
 WRITE = "registry_write"
 """Execution option that makes a SQLite transaction begin IMMEDIATE."""
@@ -43,6 +44,13 @@ class DatabaseFullError(ExhaustedError):
 
     code = "DATABASE_FULL"
     remedy = "The operator must free disk space; then repeat the request."
+
+
+class UnstorableValueError(InvalidError):
+    """A value the database cannot hold, such as text with a NUL or a number out of range."""
+
+    code = "UNSTORABLE_VALUE"
+    remedy = "Leave NUL characters out of texts, and keep whole numbers below 2^63."
 
 
 class Database:
@@ -95,6 +103,8 @@ def narrowed(error: Exception) -> Exception:
         return DatabaseBusyError("Every database connection is in use.")
     if not isinstance(error, DBAPIError):
         return error
+    if isinstance(error, DataError):
+        return UnstorableValueError("A value in the request cannot be stored.")
     said = str(error.orig).lower()
     state = str(getattr(error.orig, "sqlstate", None) or "")
     if any(sign in said for sign in _FULL) or state == "53100":
@@ -144,7 +154,7 @@ def _sqlite_engine(url: str, pool_size: int) -> Engine:
     return engine
 
 
-def _configure_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own type
+def _configure_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # transactions begin where we say, not where the driver guesses
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 30000"):
         connection.execute(f"PRAGMA {pragma}")

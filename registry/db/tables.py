@@ -11,6 +11,8 @@ from sqlalchemy import (
     Index,
     String,
     UniqueConstraint,
+)
+from sqlalchemy import (
     text as sql,
 )
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -29,7 +31,6 @@ from registry.db.base import (
     short,
     text,
 )
-
 
 
 class User(Base):
@@ -93,8 +94,6 @@ class Grant(Base):
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), primary_key=True, index=True)
     role: Mapped[str] = mapped_column(String(16))
     __table_args__ = (one_of("role", "reader", "writer", "promoter", "admin"),)
-
-
 
 
 class Model(Base):
@@ -262,8 +261,6 @@ class LineageEdge(Base):
     )
 
 
-
-
 class Segment(Base):
     """Bytes known once per namespace by their sha256. `leased_until` keeps collection away while someone uploads."""
 
@@ -296,8 +293,20 @@ class StoredObject(Base):
     created_at: Mapped[instant]
     __table_args__ = (
         UniqueConstraint("segment_id", "generation"),
-        Index("uq_objects_live", "segment_id", unique=True, sqlite_where=sql("state = 'live'"), postgresql_where=sql("state = 'live'")),
-        Index("uq_objects_pending", "segment_id", unique=True, sqlite_where=sql("state = 'pending'"), postgresql_where=sql("state = 'pending'")),
+        Index(
+            "uq_objects_live",
+            "segment_id",
+            unique=True,
+            sqlite_where=sql("state = 'live'"),
+            postgresql_where=sql("state = 'live'"),
+        ),
+        Index(
+            "uq_objects_pending",
+            "segment_id",
+            unique=True,
+            sqlite_where=sql("state = 'pending'"),
+            postgresql_where=sql("state = 'pending'"),
+        ),
         digest_check("stored_sha256"),
         one_of("state", "pending", "live", "condemned"),
         CheckConstraint("(codec = 'raw') OR (stored_size >= 0)", name="codec_sized"),
@@ -331,8 +340,6 @@ class Upload(Base):
         one_of("state", "open", "committed", "expired"),
         CheckConstraint("(state = 'committed') = (version_id IS NOT NULL)", name="committed_to"),
     )
-
-
 
 
 class Pointer(Base):
@@ -376,8 +383,12 @@ class Promotion(Base):
     requested_at: Mapped[instant]
     decided_at: Mapped[instant | None]
     __table_args__ = (
-        ForeignKeyConstraint(["model_id", "number"], ["versions.model_id", "versions.number"], name="fk_promotions_number"),
-        ForeignKeyConstraint(["model_id", "previous"], ["versions.model_id", "versions.number"], name="fk_promotions_previous"),
+        ForeignKeyConstraint(
+            ["model_id", "number"], ["versions.model_id", "versions.number"], name="fk_promotions_number"
+        ),
+        ForeignKeyConstraint(
+            ["model_id", "previous"], ["versions.model_id", "versions.number"], name="fk_promotions_previous"
+        ),
         Index("uq_promotions_seq", "model_id", "stage", "seq", unique=True),
         Index("ix_promotions_at", "model_id", "stage", "decided_at"),
         one_of("kind", "promote", "rollback", "demote", "force", "auto"),
@@ -385,8 +396,6 @@ class Promotion(Base):
         CheckConstraint("(state = 'applied') = (seq IS NOT NULL)", name="applied_numbered"),
         CheckConstraint("(kind = 'demote') = (number IS NULL)", name="demote_empties"),
     )
-
-
 
 
 class Chain(Base):
@@ -425,5 +434,3 @@ class IdempotencyKey(Base):
     body: Mapped[text]
     created_at: Mapped[instant]
     __table_args__ = (Index("ix_idempotency_keys_created_at", "created_at"), digest_check("request_sha256"))
-
-

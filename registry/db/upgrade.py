@@ -1,5 +1,6 @@
 """Bring a database to the schema this code needs: ours by Alembic, then the workflow engine's own."""
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -7,7 +8,7 @@ from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from dbos import DBOS
-from sqlalchemy import Engine, inspect
+from sqlalchemy import Connection, inspect
 
 from registry.db.queue import SCHEMA
 from registry.db.session import Database
@@ -30,14 +31,17 @@ def downgrade(database: Database, revision: str) -> None:
         command.downgrade(settings, revision)
 
 
-def is_current(engine: Engine) -> bool:
+def is_current(connection: Connection) -> bool:
     """Whether both schemas are at the heads this code was written for."""
-    with engine.connect() as connection:
-        found = MigrationContext.configure(connection).get_current_heads()
-        schema = None if engine.dialect.name == "sqlite" else SCHEMA
-        has_workflows = inspect(connection).has_table("workflow_status", schema=schema)
-    wanted = ScriptDirectory.from_config(_alembic(connection_url="")).get_heads()
-    return set(found) == set(wanted) and has_workflows
+    found = MigrationContext.configure(connection).get_current_heads()
+    schema = None if connection.dialect.name == "sqlite" else SCHEMA
+    has_workflows = inspect(connection).has_table("workflow_status", schema=schema)
+    return set(found) == set(_heads()) and has_workflows
+
+
+@cache
+def _heads() -> tuple[str, ...]:
+    return tuple(ScriptDirectory.from_config(_alembic(connection_url="")).get_heads())
 
 
 def _alembic(*, connection_url: str) -> AlembicConfig:

@@ -61,8 +61,6 @@ class RegistryError(Exception):
         return self
 
 
-
-
 class InvalidError(RegistryError):
     """The input is malformed or breaks a rule."""
 

@@ -47,7 +47,10 @@ def find(session: Session, version: Version, path: str) -> Artifact:
 
 
 def readable(version: Version) -> Version:
-    """The version if its bytes may be given out. Raises VersionDamagedError, VersionTrashedError, VersionPurgedError."""
+    """The version if its bytes may be given out.
+
+    Raises VersionDamagedError, VersionTrashedError or VersionPurgedError.
+    """
     versions.live(version)
     if version.integrity == "damaged":
         raise VersionDamagedError(f"The bytes of {versions.name_of(version)} are damaged.")

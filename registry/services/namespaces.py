@@ -66,5 +66,8 @@ def ensure_for_push(session: Session, actor: Actor, name: str, *, now: datetime)
     if existing is not None and actor.role_in(name) is not None:
         return existing
     if existing is None and actor.is_admin:
-        return create(session, actor, name, now=now)
+        try:
+            return create(session, actor, name, now=now)
+        except NamespaceExistsError:  # another push created it between the two statements
+            return find(session, actor, name)
     raise NamespaceNotFoundError(f"There is no namespace {name}.", namespace=name)

@@ -171,13 +171,17 @@ def publish(
     lineage.check_variant(draft.variant, parents)
     key = _push_key(draft, parents)
     known = None if draft.new else _repeated(session, model, key)
-    version = known or _insert(session, actor, model, upload, draft, facts, parents, key, now=now)
-    uploads.close(session, upload.id, version.id)
+    version = known or _version(session, actor, model, draft, key=key, now=now)
     if known is None:
+        held = segments.live_ids(session, upload.namespace_id, draft.segment_sizes)
+        for artifact in draft.artifacts:
+            _insert_artifact(session, version, artifact, facts[artifact.path], held)
+        lineage.insert(session, version, parents)
         detail = {"digest": format_digest(version.digest), "size": version.size, "kind": version.kind}
         name = versions.name_of(version)
         audit.record(session, actor, Action.VERSION_PUBLISH, name, detail, chain=model.namespace.name, now=now)
         enqueue(session, VERIFY, version.id, key=str(version.id))
+    uploads.close(session, upload.id, version.id)
     if draft.tags:
         tags.set_on_version(session, actor, version, draft.tags, now=now)
     if draft.metrics:
@@ -218,19 +222,7 @@ def _push_key(draft: Draft, parents: Sequence[lineage.ResolvedParent]) -> str:
     return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
-def _insert(
-    session: Session,
-    actor: Actor,
-    model: Model,
-    upload: OpenUpload,
-    draft: Draft,
-    facts: Mapping[str, Facts],
-    parents: Sequence[lineage.ResolvedParent],
-    key: str,
-    *,
-    now: datetime,
-) -> Version:
-    held = segments.live_ids(session, upload.namespace_id, draft.segment_sizes)
+def _version(session: Session, actor: Actor, model: Model, draft: Draft, *, key: str, now: datetime) -> Version:
     version = Version(
         model_id=model.id,
         number=next_number(session, model),
@@ -249,9 +241,6 @@ def _insert(
     version.model = model
     session.add(version)
     session.flush()  # artifacts and edges need its id
-    for artifact in draft.artifacts:
-        _insert_artifact(session, version, artifact, facts[artifact.path], held)
-    lineage.insert(session, version, parents)
     return version
 
 

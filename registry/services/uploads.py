@@ -70,7 +70,9 @@ def begin(session: Session, actor: Actor, name: ModelName, *, ttl_s: int, now: d
 def find(session: Session, actor: Actor, upload_id: str) -> tuple[Upload, ModelName]:
     """An upload of this actor, in whatever state. Raises UploadNotFoundError or PermissionDeniedError."""
     row = session.execute(
-        select(Upload, Namespace.name).join(Namespace, Namespace.id == Upload.namespace_id).where(Upload.id == upload_id)
+        select(Upload, Namespace.name)
+        .join(Namespace, Namespace.id == Upload.namespace_id)
+        .where(Upload.id == upload_id)
     ).one_or_none()
     if row is None or (row[0].user_id != actor.user_id and not actor.is_admin):
         raise UploadNotFoundError("There is no such upload.")

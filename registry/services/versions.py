@@ -241,7 +241,7 @@ def latest(session: Session, model_ids: Sequence[int]) -> dict[int, int]:
         .where(Version.model_id.in_(model_ids), *_original_release())
         .group_by(Version.model_id)
     )
-    return {model_id: number for model_id, number in session.execute(query)}
+    return {row[0]: row[1] for row in session.execute(query)}
 
 
 def _uses(session: Session, version: Version) -> list[str]:
@@ -279,7 +279,9 @@ def _query(session: Session, reference: Reference) -> Select[Version]:
 
 def _best(session: Session, base: Select[Version], name: ModelName) -> Select[Version]:
     objective = session.scalar(
-        select(Model).join(Model.namespace).where(Namespace.folded == fold(name.namespace), Model.folded == fold(name.name))
+        select(Model)
+        .join(Model.namespace)
+        .where(Namespace.folded == fold(name.namespace), Model.folded == fold(name.name))
     )
     if objective is None or objective.objective_metric is None:
         return base.where(Version.number == 0)

@@ -52,7 +52,7 @@ class ObjectMissingError(NotFoundError):
     """The store holds no object under this key."""
 
     code = "OBJECT_MISSING"
-    remedy = "Push the version again, or run `registry fsck` if it was published."
+    remedy = "Push the version again; what the store still has does not move."
 
 
 class StorageUnavailableError(UnavailableError):
@@ -66,7 +66,7 @@ class StorageFullError(ExhaustedError):
     """The object store has no room for more bytes."""
 
     code = "STORAGE_FULL"
-    remedy = "Free space in the object store (`registry gc`) or enlarge it, then repeat the push: only the rest moves."
+    remedy = "The operator must free or add space in the object store; then repeat the push: only the rest moves."
 
 
 @dataclass(frozen=True, slots=True)

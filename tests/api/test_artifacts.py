@@ -3,6 +3,7 @@ import os
 import urllib.request
 
 import pytest
+
 from tests.support.pushing import push, weights
 from tests.support.world import code
 

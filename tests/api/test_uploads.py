@@ -1,13 +1,14 @@
 import hashlib
 import json
 import os
+from typing import Any
 
 import pytest
-from tests.support.pushing import artifact, digest, push, put, weights
-from tests.support.world import code
 
 from registry.db.tables import StoredObject
 from registry.request import Parts
+from tests.support.pushing import artifact, digest, push, put, weights
+from tests.support.world import code
 
 
 def _begin(http, model="yolo", segments=(), **more):
@@ -164,9 +165,7 @@ def test_layouts_that_do_not_add_up_do_not_publish(http):
     data = os.urandom(64)
     upload = _begin(http)
     for wrong in ({"size": 63}, {"digest": digest(b"other")}):
-        refused = http.post(
-            f"/uploads/{upload['id']}/commit", json={"artifacts": [artifact("a.bin", data) | wrong]}
-        )
+        refused = http.post(f"/uploads/{upload['id']}/commit", json={"artifacts": [artifact("a.bin", data) | wrong]})
         assert code(refused) == (422, "LAYOUT_INVALID")
 
 
@@ -180,7 +179,8 @@ def test_one_digest_with_two_sizes_is_refused(http):
 def test_an_upload_is_its_users_own(http, make_token):
     ana, bob = make_token("ana", "writer"), make_token("bob", "writer")
     upload = _begin(http, token=ana)
-    assert code(http.post(f"/uploads/{upload['id']}/segments", json={"segments": []}, token=bob)) == (404, "UPLOAD_NOT_FOUND")  # fmt: skip
+    refused = http.post(f"/uploads/{upload['id']}/segments", json={"segments": []}, token=bob)
+    assert code(refused) == (404, "UPLOAD_NOT_FOUND")
 
 
 def test_a_reader_cannot_push_and_a_stranger_sees_no_namespace(http, make_token):
@@ -201,7 +201,8 @@ def test_a_look_alike_name_is_refused_at_publication(http):
     push(http, "yolo11n")
     refused = push(http, "YOLO11N", {"other.txt": b"x"})
     assert code(refused.answer) == (409, "MODEL_EXISTS")
-    assert refused.answer.json["existing"] == "default/yolo11n"
+    problem: Any = refused.answer.json
+    assert problem["existing"] == "default/yolo11n"
 
 
 def test_an_abandoned_or_committed_upload_takes_nothing_more(http):

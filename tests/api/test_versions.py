@@ -1,9 +1,9 @@
 import pytest
 from sqlalchemy import text
-from tests.support.pushing import digest, push, weights
-from tests.support.world import code
 
 from registry.domain.digest import format_digest
+from tests.support.pushing import digest, push, weights
+from tests.support.world import code
 
 
 def _numbers(items):

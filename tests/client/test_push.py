@@ -16,7 +16,7 @@ from registry.client._sources import sources
 from registry.weights.errors import SafetensorsTruncatedError, ShardMissingError
 from tests.client.conftest import arrays
 from tests.support import ROOT
-from tests.support.live import TOKEN
+from tests.support.live import TOKEN, live_registry
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -239,26 +239,26 @@ def test_a_killed_push_is_completed_by_repeating_it(client, live, name, tmp_path
     assert client.push(name, path).transfer.moved == 0
 
 
-def test_a_push_survives_a_restart_of_the_server(live, client, name, tmp_path):
+def test_a_push_survives_a_restart_of_the_server(s3_config, tmp_path):
     path = _file(tmp_path / "large.bin", os.urandom(32 << 20))
     failed: list[BaseException] = []
+    with live_registry(tmp_path / "registry", s3_config) as own, own.client() as client:
+        client.whoami()
 
-    def push() -> None:
-        try:
-            with live.client() as other:
-                other.whoami()
-                other.push(name, path)
-        except BaseException as error:  # noqa: BLE001 - told to the test
-            failed.append(error)
+        def push() -> None:
+            try:
+                client.push("yolo", path)
+            except BaseException as error:  # noqa: BLE001 - told to the test
+                failed.append(error)
 
-    thread = threading.Thread(target=push)
-    thread.start()
-    time.sleep(0.2)
-    live.stop(signal.SIGTERM)
-    live.start()
-    thread.join()
-    assert failed == []
-    assert client.resolve(name).number == 1
+        thread = threading.Thread(target=push)
+        thread.start()
+        time.sleep(0.2)
+        own.stop()
+        own.start()
+        thread.join()
+        assert failed == []
+        assert client.resolve("yolo").number == 1
 
 
 def _wait_for_first_bytes(client: registry.Client, process: "subprocess.Popen[bytes]") -> None:

