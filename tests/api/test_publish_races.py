@@ -8,6 +8,7 @@ import json
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -63,7 +64,8 @@ def test_concurrent_pushes_get_distinct_consecutive_numbers_and_no_5xx(live: Liv
     def work(job: int) -> tuple[list[int], Counter[int]]:
         caller = Caller(live)
         gate.wait()
-        return [caller.push("race/m", f"{job}-{turn}".encode()) for turn in range(pushes)], caller.statuses
+        with closing(caller.connection):
+            return [caller.push("race/m", f"{job}-{turn}".encode()) for turn in range(pushes)], caller.statuses
 
     with ThreadPoolExecutor(jobs) as pool:
         found = list(pool.map(work, range(jobs)))
@@ -72,5 +74,6 @@ def test_concurrent_pushes_get_distinct_consecutive_numbers_and_no_5xx(live: Liv
     print(f"{len(numbers)} pushes by {jobs} threads: {dict(statuses)}")
     assert numbers == list(range(1, jobs * pushes + 1))
     assert not [status for status in statuses if status >= 500]
-    events = live.client().events("race")
-    assert sum(event.action == "version:publish" for event in events) == jobs * pushes
+    with closing(live.client()) as client:
+        published = sum(event.action == "version:publish" for event in client.events("race"))
+    assert published == jobs * pushes

@@ -7,6 +7,7 @@ import time
 from hashlib import sha256
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import pytest
 
@@ -204,6 +205,24 @@ def test_an_upload_that_expires_in_the_middle_is_begun_anew(client, name, weight
     version = client.push(name, weights(seed=41))
     assert expired
     assert version.number == 1
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_a_commit_whose_answer_is_lost_publishes_once(client, name, weights, monkeypatch, new):
+    lost: list[str] = []
+    send = client._api._http.send
+
+    def sending(request, **options):
+        response = send(request, **options)
+        if request.url.path.endswith("/commit") and not lost:
+            lost.append(request.url.path)
+            raise httpx2.ReadError("the answer never came")
+        return response
+
+    monkeypatch.setattr(client._api._http, "send", sending)
+    version = client.push(name, weights(seed=71), new=new)
+    assert lost
+    assert (version.number, [each.number for each in client.versions(name)]) == (1, [1])
 
 
 def test_two_pushes_of_the_same_file_at_once_are_one_version(live, name, weights):
