@@ -26,7 +26,7 @@ def login(url: str) -> None:
     token = click.prompt("Token", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
     with Client(address, token.strip()) as client:
         actor = client.whoami()
-    Credentials.read(config.credentials.expanduser()).remember(address, token.strip())
+    Credentials.read(config.credentials).remember(address, token.strip())
     _output.say(f"logged in to {address} as {actor.user}")
 
 
@@ -36,7 +36,7 @@ def logout(url: str | None) -> None:
     """Forget a registry's token, by default the current one's. The token itself stays valid; see 'token revoke'."""
     from registry.client._credentials import Credentials, clean_url
 
-    credentials = Credentials.read(ClientConfig.from_environment().credentials.expanduser())
+    credentials = Credentials.read(ClientConfig.from_environment().credentials)
     address = clean_url(url) if url else credentials.current
     known = credentials.forget(address)
     _output.say(f"forgot the token for {address}" if known else "there was nothing to forget")

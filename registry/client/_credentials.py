@@ -28,6 +28,7 @@ class Credentials:
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read the file; empty if there is none. Raises CredentialsError."""
+        path = path.expanduser()
         try:
             document = json.loads(path.read_bytes())
             current, tokens = document["current"], document["tokens"]

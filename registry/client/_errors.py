@@ -70,13 +70,6 @@ class OutsideLinkError(LocalError):
     remedy = "Replace the link by the file, or name the file itself."
 
 
-class VersionDamagedError(errors.ConflictError):
-    """The registry has found that the version's stored bytes are not what was published."""
-
-    code = "VERSION_DAMAGED"
-    remedy = "Use another version; tell whoever runs the registry."
-
-
 class ArtifactNotMatchedError(errors.NotFoundError):
     """A pattern fits none of a version's artifacts."""
 
@@ -149,3 +142,10 @@ def from_problem(status: int, problem: Mapping[str, Any]) -> RegistryError:
     error = _KINDS.get(status, RegistryError)(message, remedy=remedy, **details)
     error.__dict__["code"] = code or f"HTTP_{status}"
     return error
+
+
+def version_damaged(ref: str) -> RegistryError:
+    """The server's own error for a version whose stored bytes are not what was published, raised on this side."""
+    detail = f"The stored bytes of {ref} are not what was published."
+    remedy = "Use another version; tell whoever runs the registry."
+    return from_problem(409, {"code": "VERSION_DAMAGED", "detail": detail, "remedy": remedy, "version": ref})

@@ -33,7 +33,7 @@ def load(
 ) -> dict[str, Any]:
     """The tensors that any of the patterns fits, or all; in the order of their names.
 
-    Raises what the server answers, VersionDamagedError, NoTensorsError, TensorNotMatchedError, TensorTwiceError,
+    Raises what the server answers (VERSION_DAMAGED too), NoTensorsError, TensorNotMatchedError, TensorTwiceError,
     InvalidArgumentError, TorchMissingError, and the errors of `fetch_into`.
     """
     if framework not in _BUILDERS:

@@ -12,7 +12,7 @@ from pathlib import Path
 from registry.client._api import Api, at
 from registry.client._cache import Cache
 from registry.client._download import fetch_file
-from registry.client._errors import ArtifactNotMatchedError, FileDamagedError, VersionDamagedError
+from registry.client._errors import ArtifactNotMatchedError, FileDamagedError, version_damaged
 from registry.client._folder import Artifact, Folder
 from registry.client._hashing import verify_file
 from registry.client._layout import Layout
@@ -50,7 +50,7 @@ def pull(
 ) -> Path:
     """Make the directory hold the version, and say which it is. Without a target it is the version's in the cache.
 
-    Raises what the server answers, VersionDamagedError, ArtifactNotMatchedError, FileDamagedError, PathOutsideError,
+    Raises what the server answers (VERSION_DAMAGED too), ArtifactNotMatchedError, FileDamagedError, PathOutsideError,
     and the errors of `fetch_file`.
     """
     reference = parse_reference(ref)
@@ -66,7 +66,7 @@ def pull(
 
 
 def content_of(api: Api, reference: Reference) -> Content:
-    """Ask the server. Raises what it answers, VersionDamagedError, and InvalidPathError for paths not to be trusted."""
+    """Ask the server. Raises what it answers, VERSION_DAMAGED, and InvalidPathError for paths not to be trusted."""
     number = reference.number
     model = str(reference.model)
     if number is None:
@@ -74,7 +74,7 @@ def content_of(api: Api, reference: Reference) -> Content:
         model, number = found.model, found.number
     version = api.get(at("models", model, "versions", number), Version)
     if version.integrity == "damaged":
-        raise VersionDamagedError(f"The stored bytes of {version.ref} are damaged.", version=version.ref)
+        raise version_damaged(version.ref)
     artifacts = tuple(Artifact(each.path, each.size, parse_digest(each.digest)) for each in version.artifacts)
     check_artifact_paths(artifact.path for artifact in artifacts)
     return Content(version.model, version.number, parse_digest(version.digest), artifacts)

@@ -9,6 +9,7 @@ import pytest
 
 import registry
 from registry.client._credentials import Credentials
+from registry.config import ClientConfig
 from registry.domain import audit
 from tests.support.live import TOKEN
 
@@ -39,6 +40,14 @@ def test_arguments_win_over_the_environment_and_that_over_what_login_kept(home, 
     assert (registry.connect().url, sent_token(registry.connect())) == ("http://environment:2", "environment")
     client = registry.connect("http://argument:3", "argument")
     assert (client.url, sent_token(client)) == ("http://argument:3", "argument")
+
+
+def test_what_login_keeps_is_found_in_the_home_directory(home, monkeypatch):
+    monkeypatch.delenv("REGISTRY_CREDENTIALS")
+    monkeypatch.setenv("HOME", str(home))
+    Credentials.read(ClientConfig.from_environment().credentials).remember("http://kept:1", "kept")
+    assert (home / ".config/weight-registry/credentials.json").exists()
+    assert sent_token(registry.connect()) == "kept"
 
 
 def test_a_kept_token_is_only_sent_where_it_belongs(home):
