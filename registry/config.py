@@ -67,7 +67,14 @@ class ClientConfig(_FromEnvironment):
     """What the client library and the command line read."""
 
     url: str = _setting("REGISTRY_URL", "Address of the registry, such as `http://127.0.0.1:8080`.")
-    token: str = _setting("REGISTRY_TOKEN", "Token the client sends; overrides what `registry login` stored.")
+    token: str = field(
+        default="",
+        repr=False,
+        metadata={
+            "variable": "REGISTRY_TOKEN",
+            "meaning": "Token the client sends; overrides what `registry login` stored.",
+        },
+    )
     cache: Path = _setting(
         "REGISTRY_CACHE",
         "Folder of pulled versions that are kept for the next pull or load.",

@@ -101,6 +101,15 @@ class UnavailableError(RegistryError):
     """A part the server stands on is down; the same request may succeed later."""
 
 
+class VersionDamagedError(ConflictError):
+    """The stored bytes of the version are known not to be what was published."""
+
+    code = "VERSION_DAMAGED"
+    remedy = (
+        "Use another version, or push the same files again: what is damaged is sent anew and the version is mended."
+    )
+
+
 class LocalError(RegistryError):
     """Raised by the client about its own side: files, network, bytes that are not what was promised."""
 

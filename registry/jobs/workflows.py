@@ -9,8 +9,9 @@ from dbos import DBOS
 
 from registry.config import Config
 from registry.db.session import Database, now
+from registry.domain.errors import VersionDamagedError
 from registry.services import integrity, upkeep, uploads
-from registry.services.publishing import VERIFY
+from registry.services.integrity import VERIFY, Fault
 from registry.storage.s3 import Store
 
 EXPIRE = "expire_uploads"
@@ -30,22 +31,24 @@ def register(tools: Tools) -> dict[str, Callable[..., Any]]:
     """Declare every workflow to DBOS and give them by name."""
 
     @DBOS.step(name="prove_files", retries_allowed=True, max_attempts=10, interval_seconds=2.0)
-    def prove_files(version_id: int) -> list[str]:
-        with tools.database.transaction(read_only=True) as session:
-            files = integrity.files_of(session, version_id)
-        return [fault for fault in (integrity.fault_in(tools.store, file) for file in files) if fault]
+    def prove_files(version_id: int) -> list[list[Any]]:
+        try:
+            with tools.database.transaction(read_only=True) as session:
+                files = integrity.files_of(session, version_id)
+        except VersionDamagedError as error:
+            return [[str(error), None]]
+        found = [fault for file in files for fault in integrity.faults_in(tools.store, file)]
+        return [[fault.message, fault.object_id] for fault in found]  # steps speak JSON
 
     @DBOS.step(name="record_integrity", retries_allowed=True, max_attempts=10, interval_seconds=1.0)
-    def record_integrity(version_id: int, faults: list[str]) -> None:
+    def record_integrity(version_id: int, faults: list[list[Any]]) -> None:
         with tools.database.transaction() as session:
-            integrity.record(session, version_id, faults, now=now(session))
+            integrity.record(session, version_id, [Fault(*fault) for fault in faults], now=now(session))
 
     @DBOS.workflow(name=VERIFY)
-    def verify_version(version_id: int) -> list[str]:
+    def verify_version(version_id: int) -> None:
         """Prove the whole-file digests of a version that was just published."""
-        faults = prove_files(version_id)
-        record_integrity(version_id, faults)
-        return faults
+        record_integrity(version_id, prove_files(version_id))
 
     @DBOS.step(name="close_expired", retries_allowed=True, max_attempts=3, interval_seconds=1.0)
     def close_expired() -> int:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.db.tables import Artifact, ArtifactSegment, Segment, StoredObject, Tensor, Version
-from registry.domain.errors import ConflictError, NotFoundError
+from registry.domain.errors import NotFoundError, VersionDamagedError
 from registry.services import versions
 from registry.storage.layout import segment_key
 from registry.storage.s3 import Store
@@ -20,13 +21,6 @@ class ArtifactNotFoundError(NotFoundError):
     remedy = "List the version's files with 'registry show REF'."
 
 
-class VersionDamagedError(ConflictError):
-    """The stored bytes of the version are known not to be what was published."""
-
-    code = "VERSION_DAMAGED"
-    remedy = "Use another version, and push this one again; 'registry show REF' tells what is known."
-
-
 @dataclass(frozen=True, slots=True)
 class Stretch:
     """One segment of an artifact: where its bytes stand, and the object that holds them."""
@@ -36,6 +30,7 @@ class Stretch:
     size: int
     sha256: str
     key: str
+    object_id: int
 
 
 def find(session: Session, version: Version, path: str) -> Artifact:
@@ -76,7 +71,7 @@ def page_of_tensors(session: Session, artifact: Artifact, *, after: int | None, 
 def layout(
     session: Session, artifact: Artifact, *, after: int | None = None, limit: int | None = None
 ) -> list[Stretch]:
-    """The segments in order, from behind position `after`."""
+    """The segments in order, from behind position `after`. Raises VersionDamagedError if the bytes of one are gone."""
     query = (
         select(
             ArtifactSegment.position,
@@ -84,23 +79,19 @@ def layout(
             Segment.size,
             Segment.sha256,
             Segment.namespace_id,
+            StoredObject.id.label("object_id"),
             StoredObject.generation,
             StoredObject.codec,
         )
         .join(Segment, Segment.id == ArtifactSegment.segment_id)
-        .join(StoredObject, (StoredObject.segment_id == Segment.id) & (StoredObject.state == "live"))
+        .outerjoin(StoredObject, (StoredObject.segment_id == Segment.id) & (StoredObject.state == "live"))
         .where(ArtifactSegment.artifact_id == artifact.id)
         .order_by(ArtifactSegment.position)
         .limit(limit)
     )
     if after is not None:
         query = query.where(ArtifactSegment.position > after)
-    return [
-        Stretch(row.position, row.offset, row.size, row.sha256, segment_key(
-            row.namespace_id, row.sha256, row.generation, row.codec
-        ))
-        for row in session.execute(query)
-    ]  # fmt: skip
+    return [_stretch(artifact, row) for row in session.execute(query)]
 
 
 def stream(store: Store, stretches: Sequence[Stretch], first: int, last: int) -> Iterator[bytes]:
@@ -109,3 +100,10 @@ def stream(store: Store, stretches: Sequence[Stretch], first: int, last: int) ->
         begin, end = max(first, stretch.offset), min(last + 1, stretch.offset + stretch.size)
         if begin < end:
             yield from store.stream(stretch.key, offset=begin - stretch.offset, size=end - begin)
+
+
+def _stretch(artifact: Artifact, row: Any) -> Stretch:
+    if row.object_id is None:
+        raise VersionDamagedError(f"The bytes of {artifact.path} from offset {row.offset} are damaged.")
+    key = segment_key(row.namespace_id, row.sha256, row.generation, row.codec)
+    return Stretch(row.position, row.offset, row.size, row.sha256, key, row.object_id)

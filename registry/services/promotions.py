@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session, contains_eager
 from registry.db.tables import Model, Pointer, Promotion, Version
 from registry.domain.access import Permission
 from registry.domain.audit import Action, event_time
-from registry.domain.errors import ConflictError, NotFoundError
+from registry.domain.errors import ConflictError, NotFoundError, VersionDamagedError
 from registry.domain.names import ModelName, shown
 from registry.services import audit, models, pointers, versions
 from registry.services.actors import Actor
@@ -47,13 +47,6 @@ class StageEmptyError(ConflictError):
 
     code = "STAGE_EMPTY"
     remedy = "Nothing needs to be done."
-
-
-class VersionDamagedError(ConflictError):
-    """The version's stored bytes are not what was published."""
-
-    code = "VERSION_DAMAGED"
-    remedy = "Promote another version, or push the same files again to mend it."
 
 
 class NothingToRollBackError(ConflictError):

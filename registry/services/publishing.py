@@ -24,8 +24,9 @@ from registry.domain.manifest import ManifestEntry, canonical_json, manifest_dig
 from registry.domain.names import check_label
 from registry.domain.paths import check_artifact_paths
 from registry.domain.references import Parent
-from registry.services import audit, lineage, metrics, models, pointers, segments, tags, uploads, versions
+from registry.services import audit, integrity, lineage, metrics, models, pointers, segments, tags, uploads, versions
 from registry.services.actors import Actor
+from registry.services.integrity import VERIFY
 from registry.services.metrics import Measurement
 from registry.services.segments import Place, SegmentSizeError
 from registry.services.uploads import OpenUpload
@@ -33,9 +34,6 @@ from registry.storage.s3 import Store
 from registry.weights import formats, sharded
 from registry.weights.formats import Facts
 from registry.weights.tensors import Header
-
-VERIFY = "verify_version"
-"""The workflow that proves whole-file digests."""
 
 _READS_AT_ONCE = 8
 _MAX_PARAMS_BYTES = 256 * 1024
@@ -181,6 +179,8 @@ def publish(
         name = versions.name_of(version)
         audit.record(session, actor, Action.VERSION_PUBLISH, name, detail, chain=model.namespace.name, now=now)
         enqueue(session, VERIFY, version.id, key=str(version.id))
+    elif version.integrity == "damaged":
+        integrity.prove_again(session, version, key=upload.id)
     uploads.close(session, upload.id, version.id)
     if draft.tags:
         tags.set_on_version(session, actor, version, draft.tags, now=now)
