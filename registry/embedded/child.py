@@ -31,6 +31,7 @@ class Child:
         """Start `command`. `orphaned` is the signal it gets if we are killed; `keep` are descriptors it inherits."""
         self.name = name
         self.log = log
+        self.folder = folder
         # Its own session: a Ctrl-C in the terminal reaches the supervisor alone, which then stops all in order.
         self._process = subprocess.Popen(
             list(command),
@@ -41,7 +42,7 @@ class Child:
             cwd=folder,
             pass_fds=tuple(keep),
             start_new_session=True,
-            preexec_fn=_die_with_parent(orphaned),  # noqa: PLW1509 - two system calls, no locks, no allocation of ours
+            preexec_fn=die_with_parent(orphaned),  # noqa: PLW1509 - two system calls, no locks, no allocation of ours
         )
         assert self._process.stdout is not None  # noqa: S101 - asked for above
         self._pump = Thread(target=_pump, args=(self._process.stdout, log), name=f"log-{name}", daemon=True)
@@ -76,7 +77,8 @@ class Child:
             return ""
 
 
-def _die_with_parent(orphaned: signal.Signals) -> Callable[[], None]:
+def die_with_parent(orphaned: signal.Signals) -> Callable[[], None]:
+    """What a new process does before its program: ask for this signal when the thread that forked it is gone."""
     parent = os.getpid()
 
     def prepare() -> None:

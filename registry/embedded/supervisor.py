@@ -120,9 +120,10 @@ def _start(options: ServeOptions, home: Home, lock: int, running: list[_Kept]) -
     if stack.embedded_store:
         store = partial(seaweed.start, home, listen, environment=stack.environment, keep=(lock,))
         running.append(_Kept(store, seaweed.stop))
-        seaweed.ready(home, running[-1].child, listen)
+    options.upgrade(stack.environment)  # Meanwhile the store comes up: it spends seconds waiting for itself.
+    if stack.embedded_store:
+        seaweed.ready(home, running[0].child, listen)
         _store(stack.environment).ensure_bucket()
-    options.upgrade(stack.environment)
     for name, arguments in (("worker", []), ("api", _api_arguments(options))):
         command = [*options.program, name, *arguments]
         start = partial(Child, name, command, environment=stack.environment, log=home.logs / f"{name}.log")
