@@ -1,6 +1,7 @@
 """`serve`, `api`, `worker`, `db upgrade`: the server, imported only when one of them runs."""
 
 import os
+import signal
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -110,7 +111,7 @@ def api(*, host: str, port: int, workers: int, threads: int, tls_cert: Path | No
 
     _admit(Config.from_environment())  # what is wrong is told here, once, not by each process
     Granian(
-        "registry.app:create_app",
+        f"{__name__}:served_app",
         factory=True,
         interface=Interfaces.WSGI,
         address=host,
@@ -122,6 +123,22 @@ def api(*, host: str, port: int, workers: int, threads: int, tls_cert: Path | No
         log_access=False,
         respawn_failed_workers=True,
     ).serve()
+
+
+def served_app() -> object:
+    """The application, in one of the API's processes: it dies with the one that started it.
+
+    Left alone it would go on serving, and keep the port from the API that is started next.
+    """
+    import multiprocessing
+
+    from registry.app import create_app
+    from registry.embedded.child import die_with_parent
+
+    started_by = multiprocessing.parent_process()
+    if started_by is not None:
+        die_with_parent(signal.SIGKILL, parent=started_by.pid)()
+    return create_app()
 
 
 @_options.command("worker", "registry worker")

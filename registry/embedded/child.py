@@ -77,13 +77,16 @@ class Child:
             return ""
 
 
-def die_with_parent(orphaned: signal.Signals) -> Callable[[], None]:
-    """What a new process does before its program: ask for this signal when the thread that forked it is gone."""
-    parent = os.getpid()
+def die_with_parent(orphaned: signal.Signals, *, parent: int | None = None) -> Callable[[], None]:
+    """What a new process does before its program: ask for this signal when the thread that forked it is gone.
+
+    `parent` is the process that forks, if it is not the one that calls this.
+    """
+    known = os.getpid() if parent is None else parent
 
     def prepare() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, int(orphaned), 0, 0, 0)
-        if os.getppid() != parent:  # It died before the kernel was told.
+        if os.getppid() != known:  # It died before the kernel was told.
             os._exit(1)
 
     return prepare
