@@ -23,6 +23,7 @@ from registry.request import (
     next_cursor,
     page,
     page_limit,
+    reading,
     requires,
     store,
     transaction,
@@ -47,11 +48,15 @@ def resolve() -> Response:
     if not text:
         raise InvalidParameterError("ref must be a reference such as vision/yolo11n@production.")
     reference = parse_reference(text)
-    with transaction(read_only=True) as session:
-        found = versions.resolve(session, actor(), reference)
-        name, digest = str(models.full_name(found.model)), format_digest(found.digest)
-        shape = wire.ResolveOut(model=name, number=found.number, digest=digest, ref=text)
-        return answer(shape, etag=f"{found.id}-{found.digest[:16]}")
+    with reading() as connection:
+        found = versions.glance(connection, actor(), reference)
+    if found is None:
+        with transaction(read_only=True) as session:
+            found = versions.meant(versions.resolve(session, actor(), reference))
+    shape = wire.ResolveOut(
+        model=str(found.model), number=found.number, digest=format_digest(found.digest), ref=text
+    )  # fmt: skip
+    return answer(shape, etag=f"{found.id}-{found.digest[:16]}")
 
 
 @bp.get("/models/<model:model>/versions")

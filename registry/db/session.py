@@ -5,9 +5,10 @@ transaction there begins IMMEDIATE, and threads of one process queue on a lock i
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, select
@@ -19,6 +20,9 @@ from registry.domain.errors import ExhaustedError, InvalidError, UnavailableErro
 
 WRITE = "registry_write"
 """Execution option that makes a SQLite transaction begin IMMEDIATE."""
+
+# Connections that never leave autocommit have nothing to undo when they go back to their pool.
+_READER: Mapping[str, Any] = MappingProxyType({"isolation_level": "AUTOCOMMIT", "pool_reset_on_return": None})
 
 _FULL = ("database or disk is full", "disk i/o error", "could not extend file", "no space left")
 _PG_DOWN = ("08", "57", "58")  # connection exceptions, operator intervention, system error
@@ -61,7 +65,7 @@ class Database:
         self.url = url
         self.is_sqlite = url.startswith("sqlite")
         self.engine = _sqlite_engine(url, pool_size) if self.is_sqlite else _postgres_engine(url, pool_size)
-        self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self.reader = _sqlite_reader(url, pool_size) if self.is_sqlite else _postgres_engine(url, pool_size, _READER)
         self._writers = threading.Lock() if self.is_sqlite else nullcontext()
 
     @contextmanager
@@ -88,13 +92,20 @@ class Database:
 
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
-        """A connection for single reading statements: no BEGIN and no COMMIT travel to the server."""
-        with self._autocommit.connect() as connection:
-            yield connection
+        """A connection for single reading statements: no BEGIN, no COMMIT and no ROLLBACK travel to the server.
+
+        Raises what `transaction` raises.
+        """
+        try:
+            with self.reader.connect() as connection:
+                yield connection
+        except (DBAPIError, PoolTimeoutError) as error:
+            raise narrowed(error) from error
 
     def dispose(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+        self.reader.dispose()
 
 
 def narrowed(error: Exception) -> Exception:
@@ -126,9 +137,10 @@ def now(session: Session) -> datetime:
     return at
 
 
-def _postgres_engine(url: str, pool_size: int) -> Engine:
+def _postgres_engine(url: str, pool_size: int, options: Mapping[str, Any] = MappingProxyType({})) -> Engine:
     return create_engine(
         url,
+        **options,
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_timeout=20,
@@ -142,15 +154,21 @@ def _postgres_engine(url: str, pool_size: int) -> Engine:
 
 
 def _sqlite_engine(url: str, pool_size: int) -> Engine:
+    engine = _sqlite_reader(url, pool_size, {})
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _sqlite_reader(url: str, pool_size: int, options: Mapping[str, Any] = _READER) -> Engine:
     engine = create_engine(
         url,
+        **options,
         pool_size=pool_size,
         max_overflow=pool_size * 4,
         pool_timeout=60,
         connect_args={"timeout": 30, "check_same_thread": False},
     )
     event.listen(engine, "connect", _configure_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.orm import Session
 
 from registry.db.tables import Grant, Namespace, Token, User
@@ -37,6 +37,9 @@ _FIND = (
     .outerjoin(Grant, Grant.user_id == User.id)
     .outerjoin(Namespace, Namespace.id == Grant.namespace_id)
 )
+# Built once: one of them runs before every request.
+_BY_SECRET = _FIND.where(Token.sha256 == bindparam("sha256"))
+_BY_ID = _FIND.where(Token.id == bindparam("id"))
 
 
 class UnknownTokenError(UnauthenticatedError):
@@ -141,12 +144,12 @@ def authenticate(connection: Connection, secret: str) -> Actor:
 
     Raises UnknownTokenError or ExpiredTokenError. One indexed query: it runs before every request.
     """
-    return _actor(connection, Token.sha256 == token_digest(secret))
+    return _actor(connection.execute(_BY_SECRET, {"sha256": token_digest(secret)}).all())
 
 
 def of_token(connection: Connection, token_id: int) -> Actor:
     """The actor of a token that a signed-in browser stands for. Raises like `authenticate`."""
-    return _actor(connection, Token.id == token_id)
+    return _actor(connection.execute(_BY_ID, {"id": token_id}).all())
 
 
 def record_use(session: Session, actor: Actor, *, now: datetime) -> None:
@@ -154,8 +157,7 @@ def record_use(session: Session, actor: Actor, *, now: datetime) -> None:
     session.execute(update(Token).where(Token.id == actor.token_id).values(last_used_at=now))
 
 
-def _actor(connection: Connection, condition: ColumnElement[bool]) -> Actor:
-    rows = connection.execute(_FIND.where(condition)).all()
+def _actor(rows: Sequence[Any]) -> Actor:
     if not rows or rows[0].revoked_at or rows[0].disabled_at:
         raise UnknownTokenError("The token is not valid.")
     first, now = rows[0], datetime.now(UTC)

@@ -54,17 +54,19 @@ def many(app, database):
 
 @contextmanager
 def statements(app):
-    """Every statement the application's own engine sends."""
-    engine, sent = app.extensions["registry"].database.engine, []
+    """Every statement the application itself sends."""
+    database, sent = app.extensions["registry"].database, []
 
     def note(_connection, _cursor, statement, parameters, _context, _many):
         sent.append((statement, parameters))
 
-    event.listen(engine, "before_cursor_execute", note)
+    for engine in (database.engine, database.reader):
+        event.listen(engine, "before_cursor_execute", note)
     try:
         yield sent
     finally:
-        event.remove(engine, "before_cursor_execute", note)
+        for engine in (database.engine, database.reader):
+            event.remove(engine, "before_cursor_execute", note)
 
 
 def _asked(http, path):
