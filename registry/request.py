@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from http import HTTPStatus
@@ -20,10 +20,12 @@ from flask import Response, current_app, g, request
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session as Session  # noqa: PLC0414 - views name the type of what `transaction` gives
+from werkzeug.exceptions import UnsupportedMediaType
 
 from registry.config import Config
-from registry.db.session import Database, DatabaseFullError, now
+from registry.db.session import Database, DatabaseFullError, narrowed, now
 from registry.db.tables import IdempotencyKey
 from registry.domain import errors
 from registry.domain.access import Permission
@@ -137,6 +139,7 @@ def requires(permission: Permission) -> Callable[[View], View]:
                 g.actor.check(permission, arguments["model"])
             elif "namespace" in arguments:
                 g.actor.check_namespace(permission, arguments["namespace"])
+            g.idempotency_key = _idempotency_key()
             try:
                 return view(**arguments)
             except Replay as replay:
@@ -162,8 +165,11 @@ def actor() -> Actor:
 def authenticated(find: Callable[[Connection], Actor]) -> Actor:
     """The actor that `find` reads, noting that the token was used. Raises what `find` raises."""
     database = parts().database
-    with database.autocommit() as connection:
-        found = find(connection)
+    try:
+        with database.autocommit() as connection:
+            found = find(connection)
+    except DBAPIError as error:
+        raise narrowed(error) from error
     if found.is_use_due:
         _record_use(database, found)
     return found
@@ -186,9 +192,9 @@ def _record_use(database: Database, found: Actor) -> None:
 
 
 def body(shape: type[Shape]) -> Shape:
-    """The request's JSON body. Raises InvalidBodyError naming the fields that are wrong."""
+    """The request's JSON body. Raises UnsupportedMediaType, or InvalidBodyError naming the fields that are wrong."""
     if request.mimetype != "application/json":
-        raise InvalidBodyError("The body must be JSON, sent as application/json.")
+        raise UnsupportedMediaType("The body must be JSON, sent as application/json.")
     try:
         return shape.model_validate_json(request.get_data())
     except ValidationError as error:
@@ -252,18 +258,13 @@ def next_cursor(items: list[Any], limit: int, key: Callable[[Any], tuple[Any, ..
     return base64.urlsafe_b64encode(json.dumps(key(items[-1])).encode()).decode()
 
 
-def reading() -> AbstractContextManager[Connection]:
-    """A connection for one reading statement, which needs no transaction around it."""
-    return parts().database.autocommit()
-
-
 @contextmanager
 def transaction(*, read_only: bool = False, remember: bool = True) -> Iterator[Session]:
     """The request's transaction. A retry with a known Idempotency-Key leaves the view here with the old answer.
 
     `remember=False` is for a view's earlier transactions, when only its last one gives the answer.
     """
-    key = "" if read_only or not remember else request.headers.get("Idempotency-Key", "")
+    key = "" if read_only or not remember else g.get("idempotency_key", "")
     with parts().database.transaction(read_only=read_only) as session:
         g.session, g.remembered = session, _claimed(session, key) if key else None
         yield session
@@ -271,13 +272,21 @@ def transaction(*, read_only: bool = False, remember: bool = True) -> Iterator[S
             session.delete(g.remembered)  # the view gave no answer to remember
 
 
+def _idempotency_key() -> str:
+    """The request's key, empty if it has none or needs none. Raises InvalidParameterError."""
+    key = request.headers.get("Idempotency-Key")
+    if key is None or request.method in ("GET", "HEAD"):
+        return ""
+    if not 1 <= len(key) <= 250 or not key.isascii() or not key.isprintable():
+        raise InvalidParameterError("Idempotency-Key must be 1 to 250 printable ASCII characters.")
+    return key
+
+
 def _claimed(session: Session, key: str) -> IdempotencyKey:
     """The row for this request's answer. Whoever sends the same key meanwhile waits here until it is committed.
 
-    Raises Replay if it was given before, IdempotencyKeyReusedError, or InvalidParameterError.
+    Raises Replay if it was given before, or IdempotencyKeyReusedError.
     """
-    if len(key) > 250 or not key.isprintable():
-        raise InvalidParameterError("Idempotency-Key must be 1 to 250 printable characters.")
     asked = hashlib.sha256(f"{request.method} {request.full_path}\n".encode() + request.get_data()).hexdigest()
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     claim = dialect.insert(IdempotencyKey).values(

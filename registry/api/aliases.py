@@ -41,7 +41,7 @@ def show(model: ModelName, alias: str) -> Response:
 
 @bp.put("/models/<model:model>/aliases/<alias>")
 @requires(Permission.ALIAS_POINT)
-@operation("Point an alias at a version", body=wire.AliasIn, answers={200: wire.AliasOut})
+@operation("Point an alias at a version", body=wire.AliasIn, answers={200: wire.AliasOut}, refuses=(410,))
 def point(model: ModelName, alias: str) -> Response:
     """Create or move it."""
     asked = body(wire.AliasIn)

@@ -10,7 +10,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from registry import wire
 from registry.api import shapes
-from registry.api.operation import PAGED, Parameter, operation
+from registry.api.operation import PAGED, RANGE, Parameter, operation
 from registry.db.tables import Artifact
 from registry.domain.access import Permission
 from registry.domain.digest import format_digest
@@ -55,6 +55,7 @@ def index(model: ModelName, number: int) -> Response:
     "List an artifact's segments",
     answers={200: wire.Page[wire.SegmentOut]},
     query=(*PAGED, _ARTIFACT, Parameter("urls", "1 to sign a URL for each.", {"type": "string", "enum": ["0", "1"]})),
+    refuses=(409, 410),
 )
 def segments(model: ModelName, number: int) -> Response:
     """One page by position; with `urls=1` each can be read from the store."""
@@ -79,7 +80,12 @@ def segments(model: ModelName, number: int) -> Response:
 
 @bp.get("/models/<model:model>/versions/<int:number>/tensors")
 @requires(Permission.VERSION_READ)
-@operation("List an artifact's tensors", answers={200: wire.Page[wire.TensorOut]}, query=(*PAGED, _ARTIFACT))
+@operation(
+    "List an artifact's tensors",
+    answers={200: wire.Page[wire.TensorOut]},
+    query=(*PAGED, _ARTIFACT),
+    refuses=(409, 410),
+)
 def tensors(model: ModelName, number: int) -> Response:
     """One page in the order of the file."""
     limit, after = page_limit(), cursor(int)
@@ -95,11 +101,14 @@ def tensors(model: ModelName, number: int) -> Response:
 @requires(Permission.VERSION_READ)
 @operation(
     "Download a file",
-    answers={200: "application/octet-stream", 206: "application/octet-stream", 307: None, 416: None},
+    answers={200: "*/*", 206: "*/*", 307: None},
     query=(Parameter("redirect", "0 to stream through the API.", {"type": "string", "enum": ["0", "1"]}),),
+    headers=(RANGE,),
+    refuses=(409, 410, 416),
 )
 def download(model: ModelName, number: int, path: str) -> BaseResponse:
     """The bytes: a redirect to the store where one object holds them all, else streamed; `Range` works on both."""
+    redirects = choice_parameter("redirect", "0", "1", default="1") == "1"
     with transaction(read_only=True) as session:
         version = artifacts.readable(versions.find(session, actor(), model, number, Permission.VERSION_READ))
         row = artifacts.find(session, version, path)
@@ -107,7 +116,6 @@ def download(model: ModelName, number: int, path: str) -> BaseResponse:
         if _is_unchanged(row):
             return _described(Response(status=HTTPStatus.NOT_MODIFIED), row)
         stretches = artifacts.layout(session, row) if request.method == "GET" else []
-    redirects = choice_parameter("redirect", "0", "1", default="1") == "1"
     if redirects and len(stretches) == 1:
         return redirect(store().presign_get(stretches[0].key, expires=config().url_ttl_s), code=307)
     first, last = wanted or (0, row.size - 1)

@@ -25,6 +25,7 @@ bp = Blueprint("events", __name__)
             {"type": "string", "default": DEFAULT_NAMESPACE},
         ),
     ),
+    refuses=(404,),
 )
 def index() -> Response:
     """One page. Each event's hash covers the one before, so that a change of what was written shows."""

@@ -53,7 +53,7 @@ def index(model: ModelName, number: int) -> Response:
 
 @bp.post(_METRICS)
 @requires(Permission.METRIC_RECORD)
-@operation("Add metrics to a version", body=wire.MetricsIn, answers={201: wire.CountOut})
+@operation("Add metrics to a version", body=wire.MetricsIn, answers={201: wire.CountOut}, refuses=(410,))
 def record(model: ModelName, number: int) -> Response:
     """What is recorded already stays as it is."""
     asked = body(wire.MetricsIn)

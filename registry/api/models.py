@@ -49,7 +49,7 @@ def index() -> Response:
 
 @bp.post("/models")
 @requires(Permission.MODEL_CREATE)
-@operation("Create a model", body=wire.ModelIn, answers={201: wire.ModelOut})
+@operation("Create a model", body=wire.ModelIn, answers={201: wire.ModelOut}, refuses=(404, 410))
 def create() -> Response:
     """An empty model; pushing to a new name does this too."""
     asked = body(wire.ModelIn)

@@ -2,112 +2,221 @@
 
 import inspect
 import re
-from functools import cache
-from typing import Any
+from typing import Any, Final, cast
 
-from flask import Blueprint, Flask, Response, current_app, jsonify, render_template_string
+from flask import Blueprint, Flask, Response, current_app, jsonify, render_template, request
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from werkzeug.routing import Rule
 
 from registry import wire
-from registry.api.operation import Operation
-from registry.domain.names import PART
+from registry.api.operation import Answer, Operation, Parameter, operation
+from registry.domain.names import FORBIDDEN_PARTS, PART
+from registry.domain.references import MAX_NUMBER
 from registry.request import public
 
 bp = Blueprint("openapi", __name__)
-human = Blueprint("docs", __name__)
+human = Blueprint("docs", __name__, template_folder="templates")
 
-PREFIX = "/api/v1"
-_REF = "#/components/schemas/{model}"
-_PROBLEM = {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}}
-_PROBLEMS = (400, 401, 403, 404, 405, 409, 410, 412, 413, 414, 415, 416, 422, 431, 503, 507)
+PREFIX: Final = "/api/v1"
+
+_KEPT = "registry.openapi"
+_SCHEMA = "#/components/schemas/{model}"
 _PARAMETER = re.compile(r"<(?:(?P<converter>\w+):)?(?P<name>\w+)>")
-_CONVERTERS: dict[str, dict[str, Any]] = {
-    "model": {"type": "string", "pattern": f"^{PART.pattern}(/{PART.pattern})?$"},
-    "part": {"type": "string", "pattern": f"^{PART.pattern}$"},
-    "int": {"type": "integer", "minimum": 0},
+_PART = f"(?!(?:{'|'.join(sorted(FORBIDDEN_PARTS))})(?:/|$)){PART.pattern}"
+_CONVERTERS: Final[dict[str, dict[str, Any]]] = {
+    "model": {"type": "string", "pattern": f"^{_PART}(?:/{_PART})?$"},
+    "part": {"type": "string", "pattern": f"^{_PART}$"},
+    "int": {"type": "integer", "minimum": 0, "maximum": MAX_NUMBER},
     "path": {"type": "string", "minLength": 1},
     "": {"type": "string", "minLength": 1, "pattern": "^[^/]+$"},
 }
 
+_REQUEST_ID = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
+_HEADERS: Final[dict[str, tuple[str, bool, str]]] = {
+    "RequestId": ("Names this request in the server's log.", True, "^[0-9a-f]{32}$"),
+    "Entity": ("Send it as `If-None-Match` to be told only what changed.", True, '^(?:W/)?".*"$'),
+    "Next": ("The page after this one, as `rel=next`; absent on the last.", False, '^<.+>; rel="next"$'),
+    "Replayed": ("`true` if this answer was given before under the same Idempotency-Key.", False, "^true$"),
+    "Location": ("Where the bytes are, signed for a short while.", True, "^https?://"),
+    "RetryAfter": ("Seconds to wait before the same request.", True, "^[0-9]+$"),
+    "Authenticate": ("How to authenticate.", True, "^Bearer "),
+}
+_REFUSALS: Final[dict[int, tuple[str, str, dict[str, str]]]] = {
+    400: ("BadRequest", "The request is not well-formed HTTP.", {}),
+    401: ("Unauthenticated", "No valid token came along.", {"WWW-Authenticate": "Authenticate"}),
+    403: ("Forbidden", "The token, or its user, may not do this.", {}),
+    404: ("NotFound", "There is no such thing, or none that you may read.", {}),
+    409: ("Conflict", "The present state does not allow it.", {}),
+    410: ("Gone", "It was there and was deleted, or has expired.", {}),
+    412: ("PreconditionFailed", "It is not as `If-Match` says.", {}),
+    413: ("TooLarge", "The body is over its limit.", {}),
+    415: ("UnsupportedMediaType", "The body is not `application/json`.", {}),
+    416: ("RangeNotSatisfiable", "The range is outside the file.", {}),
+    422: ("Invalid", "The request breaks a rule; `code` says which.", {}),
+    503: ("Unavailable", "The database or the object store is down.", {"Retry-After": "RetryAfter"}),
+    507: ("Exhausted", "The server has no room left.", {}),
+}
+_SAFE = ("GET", "HEAD")
+
+_IDEMPOTENCY_KEY = Parameter(
+    "Idempotency-Key",
+    "Any text of your choosing; the same request under the same key has one effect.",
+    {"type": "string", "minLength": 1, "maxLength": 250, "pattern": "^[!-~](?:[ -~]*[!-~])?$"},
+    place="header",
+)
+_IF_NONE_MATCH = Parameter("If-None-Match", "Answer 304 if this is still the `ETag`.", place="header")
+
 
 @bp.get("/openapi.json")
 @public
+@operation("Describe this API", answers={200: "application/json"})
 def show() -> Response:
-    """The document."""
-    return jsonify(document(current_app))
+    """This document, as OpenAPI 3.1."""
+    response = jsonify(document(current_app))
+    response.add_etag()
+    return cast("Response", response.make_conditional(request))
 
 
 @human.get("/docs")
 @public
 def page() -> str:
     """The same for people: every operation with its right, body and answers."""
-    described = document(current_app)
-    return render_template_string(_PAGE, document=described, schemas=described["components"]["schemas"])
+    return render_template("docs.html", document=document(current_app))
 
 
-@cache
 def document(app: Flask) -> dict[str, Any]:
-    """Walk the routes under `/api/v1` and describe each from its `@operation`."""
+    """Walk the routes under `/api/v1` and describe each from its `@operation`, once for each application."""
+    kept: dict[str, Any] | None = app.extensions.get(_KEPT)
+    if kept is None:
+        kept = app.extensions[_KEPT] = _document(app)
+    return kept
+
+
+def _document(app: Flask) -> dict[str, Any]:
     views = [(rule, app.view_functions[rule.endpoint]) for rule in app.url_map.iter_rules()]
-    described = [
-        (rule, view, view.operation)
-        for rule, view in views
-        if rule.rule.startswith(PREFIX) and hasattr(view, "operation")
-    ]
-    shapes = {shape for _, _, operation in described for shape in _shapes(operation)} | {wire.Problem}
-    refs, schemas = models_json_schema(
-        [(shape, "validation") for shape in sorted(shapes, key=lambda shape: shape.__name__)], ref_template=_REF
+    described = sorted(
+        ((rule, view) for rule, view in views if rule.rule.startswith(PREFIX) and hasattr(view, "operation")),
+        key=lambda found: found[0].rule,
     )
+    refs, schemas = _schemas([view.operation for _, view in described])
     paths: dict[str, dict[str, Any]] = {}
-    for rule, view, operation in sorted(described, key=lambda found: found[0].rule):
+    for rule, view in described:
         entry = paths.setdefault(_path(rule), {})
         for method in sorted((rule.methods or set()) - {"OPTIONS", "HEAD"}):
-            entry[method.lower()] = _describe(rule, view, operation, method, refs)
+            entry[method.lower()] = _describe(rule, view, method, refs)
     return {
         "openapi": "3.1.0",
         "info": {"title": "weight-registry", "version": "1", "description": _ABOUT},
+        "servers": [{"url": "/"}],
         "paths": paths,
         "components": {
-            "schemas": schemas.get("$defs", {}),
+            "schemas": schemas,
+            "headers": {
+                name: {
+                    "description": meaning,
+                    "required": required,
+                    "schema": {"type": "string", "pattern": pattern},
+                }
+                for name, (meaning, required, pattern) in _HEADERS.items()
+            },
+            "responses": {name: _refusal(meaning, headers) for name, meaning, headers in _REFUSALS.values()},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"token": []}],
     }
 
 
-def _shapes(operation: Operation) -> list[type[BaseModel]]:
-    found = [shape for shape in operation.answers.values() if isinstance(shape, type)]
-    return [*found, operation.body] if operation.body else found
+def _schemas(operations: list[Operation]) -> tuple[Any, dict[str, Any]]:
+    """References to the shapes as they are taken and as they are answered, and the schemas they mean."""
+    taken = {each.body for each in operations if each.body}
+    answered = {shape for each in operations for shape in each.answers.values() if isinstance(shape, type)}
+    shapes: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+        *((shape, "validation") for shape in taken),
+        *((shape, "serialization") for shape in answered | {wire.Problem}),
+    ]
+    refs, schemas = models_json_schema(sorted(shapes, key=lambda each: each[0].__name__), ref_template=_SCHEMA)
+    found: dict[str, dict[str, Any]] = schemas.get("$defs", {})
+    for schema in found.values():
+        schema.setdefault("description", inspect.getdoc(wire.Page))  # a page of something has no docstring of its own
+    return refs, found
 
 
-def _describe(rule: Rule, view: Any, operation: Operation, method: str, refs: Any) -> dict[str, Any]:
+def _describe(rule: Rule, view: Any, method: str, refs: Any) -> dict[str, Any]:
+    operation: Operation = view.operation
+    name = rule.endpoint.removeprefix("api.")
     described: dict[str, Any] = {
-        "operationId": f"{rule.endpoint.removeprefix('api.')}.{method.lower()}",
+        "operationId": name,
         "summary": operation.summary,
         "description": inspect.getdoc(view) or "",
-        "tags": [rule.endpoint.removeprefix("api.").partition(".")[0]],
+        "tags": [name.partition(".")[0]],
         "x-permission": str(view.permission),
-        "parameters": [*_path_parameters(rule), *_query_parameters(operation), *_header_parameters(method)],
-        "responses": {str(status): _answer(shape, refs) for status, shape in operation.answers.items()},
+        "parameters": [*_path_parameters(rule), *map(_parameter, _parameters(operation, method))],
+        "responses": {str(status): _answer(status, shape, method, refs) for status, shape in _answers(view, method)},
     }
-    if method == "GET":
-        described["responses"].setdefault("304", {"description": "Not modified"})
-    for status in _PROBLEMS:
-        described["responses"].setdefault(str(status), {"description": "Refused", "content": _PROBLEM})
+    for status in sorted(refusals(rule, view, method)):
+        described["responses"][str(status)] = {"$ref": f"#/components/responses/{_REFUSALS[status][0]}"}
+    if view.permission == "public":
+        described["security"] = []
     if operation.body:
         schema = refs[operation.body, "validation"]
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     return described
 
 
-def _answer(shape: type[BaseModel] | str | None, refs: Any) -> dict[str, Any]:
-    if shape is None:
-        return {"description": "No body"}
+def refusals(rule: Rule, view: Any, method: str) -> set[int]:
+    """The statuses a route may refuse with: those that follow from what it is, and those that its view names."""
+    operation: Operation = view.operation
+    found = set(operation.refuses)
+    if view.permission != "public":
+        found |= {401, 403, 503}
+    if rule.arguments:
+        found.add(404)
+    if operation.query or _is_free(rule):
+        found.add(422)
+    if method not in _SAFE:
+        found |= {409, 422, 507}
+    if operation.body:
+        found |= {400, 413, 415}
+    return found
+
+
+def _is_free(rule: Rule) -> bool:
+    """Whether a part of the path is any text, which the view then checks."""
+    return any(found["converter"] in {None, "path"} for found in _PARAMETER.finditer(rule.rule))
+
+
+def _refusal(meaning: str, headers: dict[str, str]) -> dict[str, Any]:
+    named = {name: {"$ref": f"#/components/headers/{header}"} for name, header in headers.items()}
+    schema = {"$ref": _SCHEMA.format(model="Problem")}
+    return {
+        "description": meaning,
+        "headers": _REQUEST_ID | named,
+        "content": {"application/problem+json": {"schema": schema}},
+    }
+
+
+def _answers(view: Any, method: str) -> list[tuple[int, Answer]]:
+    answers: dict[int, Answer] = dict(view.operation.answers)
+    if method == "GET":
+        answers |= {304: None}
+    return sorted(answers.items())
+
+
+def _answer(status: int, shape: Answer, method: str, refs: Any) -> dict[str, Any]:
+    named = {
+        "ETag": "Entity" if method == "GET" and status in {200, 206, 304} else "",
+        "Link": "Next" if isinstance(shape, type) and issubclass(shape, wire.Page) else "",
+        "Location": "Location" if status == 307 else "",
+        "Idempotency-Replayed": "Replayed" if method not in _SAFE and shape is not None else "",
+    }
+    headers = {name: {"$ref": f"#/components/headers/{header}"} for name, header in named.items() if header}
+    described: dict[str, Any] = {"description": _MEANINGS.get(status, "Done."), "headers": _REQUEST_ID | headers}
     if isinstance(shape, str):
-        return {"description": "Bytes", "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
-    return {"description": "Done", "content": {"application/json": {"schema": refs[shape, "validation"]}}}
+        described["content"] = {shape: {"schema": {}}}
+    elif shape is not None:
+        described["content"] = {"application/json": {"schema": refs[shape, "serialization"]}}
+    return described
 
 
 def _path(rule: Rule) -> str:
@@ -121,48 +230,28 @@ def _path_parameters(rule: Rule) -> list[dict[str, Any]]:
     ]
 
 
-def _query_parameters(operation: Operation) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": each.name,
-            "in": "query",
-            "required": each.required,
-            "description": each.meaning,
-            "schema": dict(each.schema),
-        }
-        for each in operation.query
-    ]
+def _parameters(operation: Operation, method: str) -> tuple[Parameter, ...]:
+    return (*operation.query, *operation.headers, _IF_NONE_MATCH if method in _SAFE else _IDEMPOTENCY_KEY)
 
 
-def _header_parameters(method: str) -> list[dict[str, Any]]:
-    if method == "GET":
-        return []
-    schema = {"type": "string", "minLength": 1, "maxLength": 250, "pattern": "^[!-~]+$"}
-    return [{"name": "Idempotency-Key", "in": "header", "required": False, "schema": schema}]
+def _parameter(each: Parameter) -> dict[str, Any]:
+    return {
+        "name": each.name,
+        "in": each.place,
+        "required": each.required,
+        "description": each.meaning,
+        "schema": dict(each.schema),
+    }
 
 
-_ABOUT = (
+_MEANINGS: Final = {
+    201: "Made.",
+    204: "Done; there is nothing to say.",
+    206: "The range asked for.",
+    304: "It is as you know it.",
+    307: "The bytes are elsewhere.",
+}
+_ABOUT: Final = (
     "Model versions, metrics, lineage and promotion. Errors are application/problem+json with a stable code; "
     "lists carry `next`; unsafe requests accept Idempotency-Key."
 )
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>weight-registry API</title>
-<link rel="stylesheet" href="/static/registry.css">
-<main class="docs"><h1>weight-registry API</h1><p>{{ document.info.description }}
-The document itself: <a href="/api/v1/openapi.json">/api/v1/openapi.json</a>.</p>
-{% for path, methods in document.paths.items() %}{% for method, operation in methods.items() %}
-<section><h2><code>{{ method|upper }} {{ path }}</code></h2>
-<p>{{ operation.summary }}. {{ operation.description }}</p>
-<p>Needs <code>{{ operation["x-permission"] }}</code>.
-{% if operation.requestBody %}Takes <code>{{ operation.requestBody.content["application/json"].schema["$ref"].split("/")|last }}</code>.{% endif %}
-{% for status, answer in operation.responses.items() if status|int < 400 %}<code>{{ status }}</code>
-{% if answer.content and answer.content["application/json"] %}<code>{{ answer.content["application/json"].schema["$ref"].split("/")|last }}</code>{% endif %}
-{% endfor %}</p>
-{% set query = operation.parameters|selectattr("in", "equalto", "query")|list %}
-{% if query %}<ul>{% for parameter in query %}<li><code>{{ parameter.name }}</code> {{ parameter.description }}</li>{% endfor %}</ul>{% endif %}
-</section>{% endfor %}{% endfor %}
-<h1>Shapes</h1>{% for name, schema in schemas.items() %}<section id="{{ name }}"><h2><code>{{ name }}</code></h2>
-<p>{{ schema.description }}</p><pre>{{ schema.properties|tojson(indent=2) }}</pre></section>{% endfor %}
-</main></html>"""

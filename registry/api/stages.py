@@ -8,7 +8,7 @@ from flask import Blueprint, Response, request
 
 from registry import wire
 from registry.api import shapes
-from registry.api.operation import PAGED, Parameter, operation
+from registry.api.operation import IF_MATCH, PAGED, Parameter, operation
 from registry.api.promotions import promotion_shape
 from registry.db.session import now
 from registry.db.tables import Model, Promotion
@@ -81,7 +81,13 @@ def show(model: ModelName, stage: str) -> Response:
 
 @bp.post(f"{_STAGE}/promotions")
 @requires(Permission.PROMOTION_REQUEST)
-@operation("Move a stage to a version, or empty it", body=wire.PromotionIn, answers={201: wire.PromotionOut})
+@operation(
+    "Move a stage to a version, or empty it",
+    body=wire.PromotionIn,
+    answers={201: wire.PromotionOut},
+    headers=(IF_MATCH,),
+    refuses=(410, 412),
+)
 def promote(model: ModelName, stage: str) -> Response:
     """One of any number who expect the same holder wins; the others get 409 with the winner."""
     asked = body(wire.PromotionIn)
@@ -103,7 +109,13 @@ def promote(model: ModelName, stage: str) -> Response:
 
 @bp.post(f"{_STAGE}/rollback")
 @requires(Permission.PROMOTION_ROLLBACK)
-@operation("Return a stage to an earlier holder", body=wire.RollbackIn, answers={201: wire.PromotionOut})
+@operation(
+    "Return a stage to an earlier holder",
+    body=wire.RollbackIn,
+    answers={201: wire.PromotionOut},
+    headers=(IF_MATCH,),
+    refuses=(410, 412),
+)
 def rollback(model: ModelName, stage: str) -> Response:
     """The holder before the present one, or version `to`, which held the stage before."""
     asked = body(wire.RollbackIn)

@@ -17,6 +17,7 @@ bp = Blueprint("storage", __name__)
     "Measure what is registered and stored",
     answers={200: wire.StorageOut},
     query=(Parameter("namespace", "Only this namespace; needed by everyone but administrators."),),
+    refuses=(404,),
 )
 def show() -> Response:
     """`logical_bytes` counts every ready version whole; `stored_bytes` counts shared bytes once a namespace."""

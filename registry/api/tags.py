@@ -20,7 +20,7 @@ _OF_VERSION = "/models/<model:model>/versions/<int:number>/tags/<path:key>"
 
 @bp.put(_OF_VERSION)
 @requires(Permission.TAG_WRITE)
-@operation("Set a tag of a version", body=wire.TagIn, answers={200: wire.TagIn})
+@operation("Set a tag of a version", body=wire.TagIn, answers={200: wire.TagIn}, refuses=(410,))
 def set_on_version(model: ModelName, number: int, key: str) -> Response:
     """Its other tags stay."""
     asked = body(wire.TagIn)
@@ -32,7 +32,7 @@ def set_on_version(model: ModelName, number: int, key: str) -> Response:
 
 @bp.delete(_OF_VERSION)
 @requires(Permission.TAG_WRITE)
-@operation("Remove a tag of a version", answers={204: None})
+@operation("Remove a tag of a version", answers={204: None}, refuses=(410,))
 def remove_from_version(model: ModelName, number: int, key: str) -> Response:
     """Its other tags stay."""
     with transaction() as session:

@@ -21,6 +21,7 @@ bp = Blueprint("tokens", __name__)
     "List your tokens",
     answers={200: wire.Page[wire.TokenOut]},
     query=(*PAGED, Parameter("user", "Another user's instead; administrators only.")),
+    refuses=(404,),
 )
 def index() -> Response:
     """One page, oldest first, of those that were not revoked."""
@@ -35,7 +36,7 @@ def index() -> Response:
 
 @bp.post("/tokens")
 @requires(Permission.TOKEN_MANAGE)
-@operation("Create a token", body=wire.TokenIn, answers={201: wire.NewTokenOut})
+@operation("Create a token", body=wire.TokenIn, answers={201: wire.NewTokenOut}, refuses=(404,))
 def create() -> Response:
     """For yourself or, as an administrator, for another user; it may do no more than the token in use.
 

@@ -29,7 +29,7 @@ _BATCH_LIMIT = 4 * 1024 * 1024
 
 @bp.post("/uploads")
 @requires(Permission.UPLOAD_WRITE)
-@operation("Begin a push", body=wire.UploadIn, answers={201: wire.UploadOut})
+@operation("Begin a push", body=wire.UploadIn, answers={201: wire.UploadOut}, refuses=(404, 410))
 def create() -> Response:
     """Open an upload and answer the first batch of segments."""
     request.max_content_length = _BATCH_LIMIT
@@ -63,7 +63,7 @@ def show(upload: str) -> Response:
 
 @bp.delete("/uploads/<upload>")
 @requires(Permission.UPLOAD_WRITE)
-@operation("Abandon an upload", answers={204: None})
+@operation("Abandon an upload", answers={204: None}, refuses=(410,))
 def delete(upload: str) -> Response:
     """What was sent stays for a later push until its lease ends."""
     with transaction(remember=False) as session:
@@ -73,7 +73,7 @@ def delete(upload: str) -> Response:
 
 @bp.post("/uploads/<upload>/segments")
 @requires(Permission.UPLOAD_WRITE)
-@operation("Ask which segments are missing", body=wire.SegmentsIn, answers={200: wire.SegmentAnswers})
+@operation("Ask which segments are missing", body=wire.SegmentsIn, answers={200: wire.SegmentAnswers}, refuses=(410,))
 def ask(upload: str) -> Response:
     """Either answer leases the segment."""
     request.max_content_length = _BATCH_LIMIT
@@ -88,7 +88,7 @@ def ask(upload: str) -> Response:
 
 @bp.patch("/uploads/<upload>/segments")
 @requires(Permission.UPLOAD_WRITE)
-@operation("Report segments as sent", body=wire.FinishedIn, answers={200: wire.FinishedOut})
+@operation("Report segments as sent", body=wire.FinishedIn, answers={200: wire.FinishedOut}, refuses=(410,))
 def report(upload: str) -> Response:
     """The store is asked outside any transaction; what it holds whole becomes present."""
     digests = [parse_digest(digest) for digest in body(wire.FinishedIn).digests]
@@ -106,7 +106,12 @@ def report(upload: str) -> Response:
 
 @bp.post("/uploads/<upload>/commit")
 @requires(Permission.UPLOAD_WRITE)
-@operation("Publish the version", body=wire.CommitIn, answers={200: wire.VersionOut, 201: wire.VersionOut})
+@operation(
+    "Publish the version",
+    body=wire.CommitIn,
+    answers={200: wire.VersionOut, 201: wire.VersionOut},
+    refuses=(410,),
+)
 def commit(upload: str) -> Response:
     """201 with the new version, or 200 with the one this push repeats."""
     request.max_content_length = COMMIT_LIMIT

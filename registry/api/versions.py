@@ -41,6 +41,7 @@ _ONE = "/models/<model:model>/versions/<int:number>"
     "Say which version a reference means",
     answers={200: wire.ResolveOut},
     query=(Parameter("ref", "NAME, NAME:7, NAME@production, NAME@best or NAME@sha256:….", required=True),),
+    refuses=(404, 410),
 )
 def resolve() -> Response:
     """Model, number and digest."""
@@ -97,7 +98,7 @@ def show(model: ModelName, number: int) -> Response:
 
 @bp.patch(_ONE)
 @requires(Permission.VERSION_PUBLISH)
-@operation("Change a version's description", body=wire.VersionPatch, answers={200: wire.VersionOut})
+@operation("Change a version's description", body=wire.VersionPatch, answers={200: wire.VersionOut}, refuses=(410,))
 def update(model: ModelName, number: int) -> Response:
     """Its message is the one thing that is prose; everything else is immutable."""
     asked = body(wire.VersionPatch)
@@ -109,7 +110,7 @@ def update(model: ModelName, number: int) -> Response:
 
 @bp.delete(_ONE)
 @requires(Permission.VERSION_TRASH)
-@operation("Put a version in the trash", answers={200: wire.VersionOut})
+@operation("Put a version in the trash", answers={200: wire.VersionOut}, refuses=(410,))
 def delete(model: ModelName, number: int) -> Response:
     """It can be restored; what is in use is refused with the reasons."""
     with transaction() as session:
@@ -120,7 +121,7 @@ def delete(model: ModelName, number: int) -> Response:
 
 @bp.post(f"{_ONE}/restore")
 @requires(Permission.VERSION_RESTORE)
-@operation("Take a version out of the trash", answers={200: wire.VersionOut})
+@operation("Take a version out of the trash", answers={200: wire.VersionOut}, refuses=(410,))
 def restore(model: ModelName, number: int) -> Response:
     """The same number means it again."""
     with transaction() as session:
@@ -131,7 +132,12 @@ def restore(model: ModelName, number: int) -> Response:
 
 @bp.post(f"{_ONE}/copy")
 @requires(Permission.VERSION_READ)
-@operation("Copy a version to another model", body=wire.CopyIn, answers={201: wire.VersionOut, 200: wire.VersionOut})
+@operation(
+    "Copy a version to another model",
+    body=wire.CopyIn,
+    answers={201: wire.VersionOut, 200: wire.VersionOut},
+    refuses=(410,),
+)
 def copy(model: ModelName, number: int) -> Response:
     """By the store itself: no bytes are uploaded again. Repeating it answers the same version."""
     asked = body(wire.CopyIn)
