@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from http import HTTPStatus
@@ -20,12 +20,11 @@ from flask import Response, current_app, g, request
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session as Session  # noqa: PLC0414 - views name the type of what `transaction` gives
 from werkzeug.exceptions import UnsupportedMediaType
 
 from registry.config import Config
-from registry.db.session import Database, DatabaseFullError, narrowed, now
+from registry.db.session import Database, DatabaseFullError, now
 from registry.db.tables import IdempotencyKey
 from registry.domain import errors
 from registry.domain.access import Permission
@@ -165,11 +164,8 @@ def actor() -> Actor:
 def authenticated(find: Callable[[Connection], Actor]) -> Actor:
     """The actor that `find` reads, noting that the token was used. Raises what `find` raises."""
     database = parts().database
-    try:
-        with database.autocommit() as connection:
-            found = find(connection)
-    except DBAPIError as error:
-        raise narrowed(error) from error
+    with database.autocommit() as connection:
+        found = find(connection)
     if found.is_use_due:
         _record_use(database, found)
     return found
@@ -256,6 +252,11 @@ def next_cursor(items: list[Any], limit: int, key: Callable[[Any], tuple[Any, ..
         return None
     del items[limit:]
     return base64.urlsafe_b64encode(json.dumps(key(items[-1])).encode()).decode()
+
+
+def reading() -> AbstractContextManager[Connection]:
+    """A connection for one reading statement, which needs no transaction around it."""
+    return parts().database.autocommit()
 
 
 @contextmanager
