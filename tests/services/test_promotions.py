@@ -4,6 +4,7 @@ import pytest
 from sqlalchemy import select
 
 from registry.db.tables import Pointer, Promotion
+from registry.domain.errors import VersionDamagedError
 from registry.domain.references import parse_reference
 from registry.services import pointers, promotions, versions
 from registry.services.actors import PermissionDeniedError
@@ -15,7 +16,6 @@ from registry.services.promotions import (
     PromotionNotFoundError,
     StageEmptyError,
     StageMovedError,
-    VersionDamagedError,
 )
 from registry.services.versions import VersionNotFoundError, VersionPurgedError, VersionTrashedError
 from tests.support.factories import events, make_model, make_version, make_versions
