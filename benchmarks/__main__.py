@@ -1,16 +1,22 @@
-"""Runs every benchmark, or the ones named: `python -m benchmarks [NAME]... [--full] [--json]`."""
+"""Runs every benchmark, or the ones named: `python -m benchmarks [NAME]... [--full] [--json]`.
+
+What was found is printed, and kept as JSON in `benchmarks/results/`, which git ignores.
+"""
 
 import argparse
 import importlib
 import json
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from benchmarks.machine import describe
 
 # A module of that name in this package, with `measure(folder, full=…) -> Result` (see `benchmarks.transfer`).
-NAMES = ("transfer",)
+NAMES = ("transfer", "resolve", "publish", "lists", "memory")
+_KEPT = Path(__file__).parent / "results"
 
 
 def main() -> int:
@@ -33,9 +39,22 @@ def main() -> int:
             results[name] = importlib.import_module(f"benchmarks.{name}").measure(Path(folder), full=given.full)
         if not given.json:
             print(results[name].table())
+    found = {
+        "machine": machine,
+        "full": given.full,
+        "results": {name: each.document() for name, each in results.items()},
+    }
+    print(f"kept as {_keep(found)}", file=sys.stderr)
     if given.json:
-        print(json.dumps({"machine": machine, "results": {name: found.document() for name, found in results.items()}}))
+        print(json.dumps(found))
     return 0 if all(found.met() for found in results.values()) else 1
+
+
+def _keep(found: dict[str, Any]) -> Path:
+    _KEPT.mkdir(exist_ok=True)
+    kept = _KEPT / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}.json"
+    kept.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return kept
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from benchmarks.stack import TOKEN, migrated
 from registry.db.session import Database
-from registry.db.tables import Metric, Model, Pointer, Promotion, Version
+from registry.db.tables import LineageEdge, Metric, Model, Pointer, Promotion, Version
 from registry.domain.audit import Action
 from registry.domain.names import parse_model
 from registry.services import accounts, audit, models, namespaces
@@ -27,7 +27,8 @@ _BATCH = 1_000
 def filled(url: str, count: int, *, everything: bool = False) -> Iterator[Database]:
     """A migrated database with `count` versions of MODEL, one of them in production.
 
-    With `everything` there are also `count` metrics of one version, events and entries in the stage's history.
+    With `everything` there are also `count` metrics and children of that version, aliases, events, entries in the
+    stage's history, and models.
     """
     with migrated(url) as database:
         with database.transaction() as session:
@@ -38,9 +39,7 @@ def filled(url: str, count: int, *, everything: bool = False) -> Iterator[Databa
             session.add(_pointer(model, held, count if everything else 1))
             _promotions(session, model, held, count if everything else 1)
             if everything:
-                _metrics(session, model, held, count)
-                for number in range(count):
-                    audit.record(session, SYSTEM, Action.MODEL_UPDATE, MODEL, {"n": number}, chain="vision", now=_BEGAN)
+                _around(session, model, held, count)
         with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("ANALYZE"))
         yield database
@@ -81,11 +80,28 @@ def _promotions(session: Session, model: Model, held: int, count: int) -> None:
     ])  # fmt: skip
 
 
-def _metrics(session: Session, model: Model, number: int, count: int) -> None:
-    query = select(Version.id).where(Version.model_id == model.id, Version.number == number)
-    version = session.scalars(query).one()
+def _around(session: Session, model: Model, held: int, count: int) -> None:
+    """As many of everything that has a list."""
+    ids = session.scalars(select(Version.id).where(Version.model_id == model.id).order_by(Version.number)).all()
+    parent = ids[held - 1]
     session.execute(insert(Metric), [
-        {"version_id": version, "name": "mAP50-95", "value": 0.5, "step": step, "recorded_by": "ana",
+        {"version_id": parent, "name": "mAP50-95", "value": 0.5, "step": step, "recorded_by": "ana",
          "recorded_at": _BEGAN}
         for step in range(count)
     ])  # fmt: skip
+    session.execute(insert(LineageEdge), [
+        {"child_id": child, "relation": "finetune", "parent_id": parent, "parent_uri": None}
+        for child in ids if child != parent
+    ])  # fmt: skip
+    session.execute(insert(Pointer), [
+        {"model_id": model.id, "name": f"alias-{number}", "kind": "alias", "number": number, "seq": 1,
+         "moved_by": "ana", "moved_at": _BEGAN}
+        for number in range(1, count + 1)
+    ])  # fmt: skip
+    session.execute(insert(Model), [
+        {"namespace_id": model.namespace_id, "name": f"m{number:06}", "folded": f"m{number:06}", "created_by": "ana",
+         "description": "", "last_version": 0, "created_at": _BEGAN}
+        for number in range(count)
+    ])  # fmt: skip
+    for number in range(count):
+        audit.record(session, SYSTEM, Action.MODEL_UPDATE, MODEL, {"n": number}, chain="vision", now=_BEGAN)
