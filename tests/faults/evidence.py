@@ -32,6 +32,7 @@ from registry.db.tables import (
 )
 from registry.domain import audit
 from registry.domain.manifest import ManifestEntry, manifest_digest
+from registry.services.integrity import VERIFY
 from registry.storage.layout import segment_key
 from registry.storage.s3 import Store, StoreConfig
 from registry.weights.formats import media_type
@@ -120,12 +121,12 @@ class Evidence:
             query = select(Version.number, Version.digest).join(Model, Model.id == Version.model_id)
             return {row.number: row.digest for row in session.execute(query.where(Model.name == model))}
 
-    def workflow(self, version: int) -> str:
-        """The state of the work that proves a version (by id), or empty if there is none."""
+    def proofs(self, state: str) -> int:
+        """How many versions' proofs are in this state, in the words of the workflow engine."""
+        schema = "" if self.database_url.startswith("sqlite") else "dbos."
+        query = text(f"SELECT count(*) FROM {schema}workflow_status WHERE workflow_uuid LIKE :id AND status = :state")
         with self.session() as session:
-            schema = "" if self.database_url.startswith("sqlite") else "dbos."
-            query = text(f"SELECT status FROM {schema}workflow_status WHERE workflow_uuid = :id")
-            return str(session.execute(query, {"id": f"verify_version:{version}"}).scalar() or "")
+            return int(session.execute(query, {"id": f"{VERIFY}:%", "state": state}).scalar_one())
 
     def whole(self, content: Content) -> dict[str, int]:
         """The segments of a content that the bucket holds whole, whatever the database says of them."""

@@ -195,7 +195,7 @@ class Attempt:
         return int(counted.partition("wchar: ")[2].partition("\n")[0] or 0)
 
     def kill(self) -> None:
-        kill(self._process.pid)
+        self._process.kill()
 
     def ended(self, patience_s: float = 180.0) -> Ended:
         """Wait for its end."""
