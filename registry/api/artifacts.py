@@ -1,5 +1,6 @@
 """`…/artifacts`: the files of a version, for clients that read segments from the store and for plain HTTP."""
 
+from collections.abc import Iterator
 from http import HTTPStatus
 
 from flask import Blueprint, Response, redirect, request
@@ -119,12 +120,23 @@ def download(model: ModelName, number: int, path: str) -> BaseResponse:
     if redirects and len(stretches) == 1:
         return redirect(store().presign_get(stretches[0].key, expires=config().url_ttl_s), code=307)
     first, last = wanted or (0, row.size - 1)
-    response = Response(artifacts.stream(store(), stretches, first, last), mimetype=row.media_type)
+    response = Response(_begun(artifacts.stream(store(), stretches, first, last)), mimetype=row.media_type)
     response.headers["Content-Length"] = str(last - first + 1)
     if wanted:
         response.status_code = HTTPStatus.PARTIAL_CONTENT
         response.headers["Content-Range"] = f"bytes {first}-{last}/{row.size}"
     return _described(response, row)
+
+
+def _begun(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same blocks, the first of them read: a store that is down is a refusal, not an answer that breaks off."""
+    first = next(blocks, b"")
+
+    def all_of_them() -> Iterator[bytes]:
+        yield first
+        yield from blocks
+
+    return all_of_them()
 
 
 def _named(session: Session, model: ModelName, number: int) -> Artifact:

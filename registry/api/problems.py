@@ -24,6 +24,16 @@ _HTTP_CODES = {
 }
 
 
+_SAID = {
+    400: "The request is not well-formed.",
+    404: "There is nothing at this URL.",
+    405: "What is at this URL does not take this method.",
+    413: "The body is larger than this route takes.",
+    416: "The range is outside the artifact.",
+}
+"""Our one sentence where Werkzeug would say several of its own."""
+
+
 def problem(error: RegistryError) -> Response:
     """Render one of our errors."""
     status = status_of(error)
@@ -39,7 +49,8 @@ def http_problem(error: HTTPException) -> Response:
     """Render what Flask itself refuses: an unknown route, a wrong method, a body over the limit."""
     status = HTTPStatus(error.code or 500)
     code, remedy = _HTTP_CODES.get(status, ("BAD_REQUEST", ""))
-    response = _document(status, code, f"{status.phrase}: {error.description or status.description}", remedy, {})
+    said = error.description if error.description != type(error).description else None
+    response = _document(status, code, said or _SAID.get(status, f"{status.phrase}."), remedy, {})
     for name, value in error.get_headers():
         if name.lower() in ("allow", "content-range", "retry-after"):
             response.headers[name] = value

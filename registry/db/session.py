@@ -18,6 +18,8 @@ from sqlalchemy.orm import Session
 
 from registry.domain.errors import ExhaustedError, InvalidError, UnavailableError
 
+_CLOCK = select(func.clock_timestamp())
+
 WRITE = "registry_write"
 """Execution option that makes a SQLite transaction begin IMMEDIATE."""
 
@@ -117,6 +119,8 @@ def narrowed(error: Exception) -> Exception:
     if isinstance(error, DataError):
         return UnstorableValueError("A value in the request cannot be stored.")
     said = str(error.orig).lower()
+    if "no such savepoint" in said and (before := _said_before(error)) is not None:
+        return narrowed(before)
     state = str(getattr(error.orig, "sqlstate", None) or "")
     if any(sign in said for sign in _FULL) or state == "53100":
         return DatabaseFullError("The database has no disk space left.")
@@ -129,11 +133,19 @@ def narrowed(error: Exception) -> Exception:
     return error
 
 
+def _said_before(error: BaseException) -> DBAPIError | None:
+    """The error while another was handled: SQLite ends the transaction of a full disk itself, savepoints and all."""
+    found = error.__context__
+    while found is not None and not isinstance(found, DBAPIError):
+        found = found.__context__
+    return found
+
+
 def now(session: Session) -> datetime:
     """The database's clock, aware. On SQLite that is this host's clock, on PostgreSQL the server's."""
     if session.get_bind().dialect.name == "sqlite":
         return datetime.now(UTC)
-    at: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+    at: datetime = session.connection().execute(_CLOCK).scalar_one()
     return at
 
 

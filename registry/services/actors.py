@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from registry.db.tables import Grant, Namespace, Token, User
 from registry.domain.access import Permission, Role, Scope, allows, scope_allows
 from registry.domain.errors import ForbiddenError, NotFoundError, UnauthenticatedError
-from registry.domain.names import ModelName, fold
+from registry.domain.names import ModelName, fold, shown
 from registry.domain.tokens import token_digest
 
 _USE_RECORDED_EVERY = timedelta(minutes=10)
@@ -126,7 +126,7 @@ class Actor:
         if self.may_in(permission, namespace):
             return
         if self.role_in(namespace) is None:
-            raise NamespaceNotFoundError(f"There is no namespace {namespace}.", namespace=namespace)
+            raise NamespaceNotFoundError(f"There is no namespace {shown(namespace)}.", namespace=namespace)
         raise PermissionDeniedError(f"{self.name} may not {permission} in {namespace}.", permission=str(permission))
 
     def check_administrator(self, permission: Permission) -> None:

@@ -10,7 +10,7 @@ from registry.db.tables import Namespace
 from registry.domain.access import Permission, scope_allows
 from registry.domain.audit import Action
 from registry.domain.errors import ConflictError
-from registry.domain.names import PART, SYSTEM_CHAIN, check_namespace, fold
+from registry.domain.names import PART, SYSTEM_CHAIN, check_namespace, fold, shown
 from registry.services import audit
 from registry.services.actors import Actor, NamespaceNotFoundError, PermissionDeniedError
 
@@ -25,10 +25,10 @@ class NamespaceExistsError(ConflictError):
 def find(session: Session, actor: Actor, name: str) -> Namespace:
     """The namespace by its name in any spelling. Raises NamespaceNotFoundError."""
     if actor.role_in(name) is None or not PART.fullmatch(name):
-        raise NamespaceNotFoundError(f"There is no namespace {name}.", namespace=name)
+        raise NamespaceNotFoundError(f"There is no namespace {shown(name)}.", namespace=name)
     namespace = session.scalar(select(Namespace).where(Namespace.folded == fold(name)))
     if namespace is None:
-        raise NamespaceNotFoundError(f"There is no namespace {name}.", namespace=name)
+        raise NamespaceNotFoundError(f"There is no namespace {shown(name)}.", namespace=name)
     return namespace
 
 
@@ -70,4 +70,4 @@ def ensure_for_push(session: Session, actor: Actor, name: str, *, now: datetime)
             return create(session, actor, name, now=now)
         except NamespaceExistsError:  # another push created it between the two statements
             return find(session, actor, name)
-    raise NamespaceNotFoundError(f"There is no namespace {name}.", namespace=name)
+    raise NamespaceNotFoundError(f"There is no namespace {shown(name)}.", namespace=name)

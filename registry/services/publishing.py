@@ -5,6 +5,7 @@ Three steps, so that no transaction spans a transfer: `plan` reads rows, `inspec
 """
 
 import hashlib
+import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from registry.db.queue import enqueue
+from registry.db.session import UnstorableValueError
 from registry.db.tables import Artifact, ArtifactSegment, Model, Tensor, Version
 from registry.domain.audit import Action
 from registry.domain.digest import format_digest
@@ -37,6 +39,8 @@ from registry.weights.tensors import Header
 
 _READS_AT_ONCE = 8
 _MAX_PARAMS_BYTES = 256 * 1024
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""An escaped NUL in JSON, which an escaped backslash before `u0000` is not."""
 
 
 class LayoutError(InvalidError):
@@ -81,6 +85,11 @@ class Draft:
     new: bool = False
 
     @property
+    def is_bare(self) -> bool:
+        """Whether it is files and nothing more: what it becomes has nothing around it yet."""
+        return not (self.parents or self.metrics or self.tags or self.aliases)
+
+    @property
     def segment_sizes(self) -> dict[str, int]:
         """Every segment's size by its sha256. Raises SegmentSizeError if a digest has two."""
         sizes: dict[str, int] = {}
@@ -101,7 +110,8 @@ class Draft:
 def check(draft: Draft) -> None:
     """The rules that need nothing but the draft: paths, layouts, bounds.
 
-    Raises InvalidPathError, PathCollisionError, LayoutError, ParamsTooLargeError or SegmentSizeError.
+    Raises InvalidPathError, PathCollisionError, LayoutError, InvalidLabelError, ParamsTooLargeError,
+    UnstorableValueError or SegmentSizeError.
     """
     check_artifact_paths(artifact.path for artifact in draft.artifacts)
     for artifact in draft.artifacts:
@@ -111,10 +121,15 @@ def check(draft: Draft) -> None:
             raise LayoutError(f"{artifact.path} is one segment, yet their digests differ.")
         if not artifact.segments and artifact.sha256 != hashlib.sha256().hexdigest():
             raise LayoutError(f"{artifact.path} is empty, yet its digest is not that of nothing.")
+    if draft.run is not None:
+        check_label(draft.run, "run")
     for key in draft.params:
         check_label(key, "parameter")
-    if len(canonical_json([dict(draft.params), list(draft.class_names)])) > _MAX_PARAMS_BYTES:
+    described = canonical_json([dict(draft.params), list(draft.class_names)])
+    if len(described) > _MAX_PARAMS_BYTES:
         raise ParamsTooLargeError("The hyperparameters and class names are over 256 KiB.")
+    if _NUL.search(described):  # one of the databases would take it, the other not
+        raise UnstorableValueError("The hyperparameters or class names hold a NUL character.")
 
 
 def plan(session: Session, upload: OpenUpload, draft: Draft) -> dict[str, Place]:
