@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import BaseConverter, IntegerConverter, Map
+from werkzeug.routing import BaseConverter, IntegerConverter
 
 from registry import api, web
 from registry.api.problems import http_problem, internal_problem, problem
@@ -48,10 +48,11 @@ class PartConverter(BaseConverter):
 
 
 class NumberConverter(IntegerConverter):
-    """A whole number that every database can compare."""
+    """A whole number that every database can compare. Nothing has one beyond `MAX_NUMBER`, so larger ones mean that."""
 
-    def __init__(self, map: Map) -> None:  # noqa: A002 - Werkzeug's signature
-        super().__init__(map, max=MAX_NUMBER)
+    def to_python(self, value: str) -> int:
+        """Read the number."""
+        return MAX_NUMBER if len(value) > 10 else min(int(value), MAX_NUMBER)
 
 
 def create_app(config: Config | None = None) -> Flask:
