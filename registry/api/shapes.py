@@ -119,3 +119,8 @@ def version_whole(session: Session, actor: Actor, row: Version, *, created: bool
         versions.tags_of(session, row),
         created=created,
     )
+
+
+def version_bare(session: Session, row: Version) -> wire.VersionOut:
+    """A version just made of files and nothing more: only the files are there to be read."""
+    return version(row, Surroundings(), versions.artifacts_of(session, row), {}, created=True)

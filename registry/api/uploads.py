@@ -1,5 +1,6 @@
 """`/uploads`: the protocol of a push. Weight bytes never come here; they go to the store by the URLs given out."""
 
+from datetime import datetime
 from http import HTTPStatus
 
 from flask import Blueprint, Response, request
@@ -37,10 +38,9 @@ def create() -> Response:
     wanted = _sizes(asked.segments)
     store().require_room(sum(wanted.values()))
     with transaction(remember=False) as session:
-        upload = uploads.begin(
-            session, actor(), parse_model(asked.model), ttl_s=config().upload_ttl_s, now=now(session)
-        )
-        places = _ask(session, upload, wanted)
+        at = now(session)
+        upload = uploads.begin(session, actor(), parse_model(asked.model), ttl_s=config().upload_ttl_s, now=at)
+        places = _ask(session, upload, wanted, at)
     items = _answers(places, asked.segments)
     shape = wire.UploadOut(
         id=upload.id, model=str(upload.model), state="open", expires_at=upload.expires_at, items=items
@@ -81,8 +81,9 @@ def ask(upload: str) -> Response:
     wanted = _sizes(asked.segments)
     store().require_room(sum(wanted.values()))
     with transaction(remember=False) as session:
-        found = uploads.continue_(session, actor(), upload, ttl_s=config().upload_ttl_s, now=now(session))
-        places = _ask(session, found, wanted)
+        at = now(session)
+        found = uploads.continue_(session, actor(), upload, ttl_s=config().upload_ttl_s, now=at)
+        places = _ask(session, found, wanted, at)
     return answer(wire.SegmentAnswers(items=_answers(places, asked.segments)))
 
 
@@ -126,7 +127,10 @@ def commit(upload: str) -> Response:
         again = uploads.continue_(session, actor(), upload, ttl_s=config().upload_ttl_s, now=at)
         version, created = publishing.publish(session, actor(), again, draft, facts, stages=config().stages, now=at)
         session.flush()  # the answer shows metrics and tags that came along
-        shape = shapes.version_whole(session, actor(), version, created=created)
+        if created and draft.is_bare:
+            shape = shapes.version_bare(session, version)  # short, because others wait for the model meanwhile
+        else:
+            shape = shapes.version_whole(session, actor(), version, created=created)
         return answer(shape, HTTPStatus.CREATED if created else HTTPStatus.OK)
 
 
@@ -138,8 +142,7 @@ def _sizes(asked: list[wire.SegmentIn]) -> dict[str, int]:
     return sizes
 
 
-def _ask(session: Session, upload: OpenUpload, wanted: dict[str, int]) -> dict[str, Place]:
-    at = now(session)
+def _ask(session: Session, upload: OpenUpload, wanted: dict[str, int], at: datetime) -> dict[str, Place]:
     return segments.ask(session, upload.namespace_id, wanted, lease_s=config().lease_ttl_s, now=at)
 
 
