@@ -156,7 +156,7 @@ def _described(response: Response, row: Artifact) -> Response:
 
 
 def _is_unchanged(row: Artifact) -> bool:
-    return request.if_none_match.contains(row.sha256) if request.if_none_match else False
+    return request.if_none_match.contains_weak(row.sha256) if request.if_none_match else False
 
 
 def _range(row: Artifact) -> tuple[int, int] | None:

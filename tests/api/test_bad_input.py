@@ -5,6 +5,7 @@ tests/client/test_download.py. Each rule is a table that one scene is asked abou
 """
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -49,7 +50,7 @@ TAKEN = [
     ("/namespaces", "DeFault", "NAMESPACE_EXISTS"),
     ("/users", "admin", "USER_EXISTS"),
 ]
-LAYOUTS = [
+LAYOUTS: list[tuple[dict[str, Any], str]] = [
     ({"digest": digest(b"other")}, "LAYOUT_INVALID"),
     ({"digest": "sha256:12"}, "INVALID_BODY"),
     ({"digest": "md5:" + "0" * 32}, "INVALID_BODY"),
@@ -157,7 +158,7 @@ ADDRESSES = [
     ("GET", "/models/%ED%A0%80", (404, "NOT_FOUND")),
     ("GET", "/models/yolo/versions/-1", (404, "NOT_FOUND")),
     ("GET", "/models/yolo/versions/1.5", (404, "NOT_FOUND")),
-    ("GET", "/models/yolo/versions/" + "9" * 30, (404, "NOT_FOUND")),
+    ("GET", "/models/yolo/versions/" + "9" * 30, (404, "VERSION_NOT_FOUND")),
     ("GET", "/models/yolo/versions/0", (404, "VERSION_NOT_FOUND")),
     ("GET", "/models/yolo/aliases/%FF", (422, "INVALID_POINTER_NAME")),
     ("GET", "/models/yolo/versions/1/artifacts/..%2f..%2fetc%2fpasswd", (404, "ARTIFACT_NOT_FOUND")),

@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import select
 from werkzeug.test import TestResponse
 
+from registry.db.base import Base
 from registry.db.session import Database
-from registry.db.tables import Base
 from tests.support.world import code
 
 
