@@ -10,7 +10,7 @@ from registry.api.operation import PAGED, Parameter, operation
 from registry.db.session import now
 from registry.db.tables import Model
 from registry.domain.access import Permission
-from registry.domain.names import ModelName, parse_model
+from registry.domain.names import ModelName, check_namespace, parse_model
 from registry.request import (
     Session,
     actor,
@@ -38,11 +38,11 @@ bp = Blueprint("models", __name__)
 )
 def index() -> Response:
     """One page by namespace and name."""
-    limit, after = page_limit(), cursor(str, str)
+    limit, after, namespace = page_limit(), cursor(str, str), request.args.get("namespace")
+    if namespace is not None:
+        check_namespace(namespace)
     with transaction(read_only=True) as session:
-        rows = models.page_of_models(
-            session, actor(), namespace=request.args.get("namespace"), after=after, limit=limit
-        )
+        rows = models.page_of_models(session, actor(), namespace=namespace, after=after, limit=limit)
         following = next_cursor(rows, limit, lambda row: (row.namespace.folded, row.folded))
         return page(wire.Page[wire.ModelOut](items=_rendered(session, rows), next=following))
 

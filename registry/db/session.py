@@ -154,6 +154,7 @@ def _postgres_engine(url: str, pool_size: int, options: Mapping[str, Any] = Mapp
         url,
         **options,
         pool_size=pool_size,
+        hide_parameters=True,  # an error in the log must not carry what a user sent
         max_overflow=pool_size,
         pool_timeout=20,
         pool_pre_ping=False,
@@ -176,6 +177,7 @@ def _sqlite_reader(url: str, pool_size: int, options: Mapping[str, Any] = _READE
         url,
         **options,
         pool_size=pool_size,
+        hide_parameters=True,  # an error in the log must not carry what a user sent
         max_overflow=pool_size * 4,
         pool_timeout=60,
         connect_args={"timeout": 30, "check_same_thread": False},
