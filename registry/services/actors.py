@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.orm import Session
 
+from registry.db.reading import Reading
 from registry.db.tables import Grant, Namespace, Token, User
 from registry.domain.access import Permission, Role, Scope, allows, scope_allows
 from registry.domain.errors import ForbiddenError, NotFoundError, UnauthenticatedError
@@ -15,6 +16,25 @@ from registry.domain.names import ModelName, fold, shown
 from registry.domain.tokens import token_digest
 
 _USE_RECORDED_EVERY = timedelta(minutes=10)
+
+
+class _Found(NamedTuple):
+    """A token with its user and one of the user's roles."""
+
+    id: int
+    name: str
+    actions: list[str]
+    models: str
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    user_id: int
+    user_name: str
+    is_admin: bool
+    disabled_at: datetime | None
+    namespace: str | None
+    role: str | None
+
 
 _FIND = (
     select(
@@ -25,11 +45,11 @@ _FIND = (
         Token.expires_at,
         Token.revoked_at,
         Token.last_used_at,
-        User.id.label("user_id"),
-        User.name.label("user_name"),
+        User.id,
+        User.name,
         User.is_admin,
         User.disabled_at,
-        Namespace.folded.label("namespace"),
+        Namespace.folded,
         Grant.role,
     )
     .select_from(Token)
@@ -37,9 +57,9 @@ _FIND = (
     .outerjoin(Grant, Grant.user_id == User.id)
     .outerjoin(Namespace, Namespace.id == Grant.namespace_id)
 )
-# Built once: one of them runs before every request.
-_BY_SECRET = _FIND.where(Token.sha256 == bindparam("sha256"))
-_BY_ID = _FIND.where(Token.id == bindparam("id"))
+# One of them runs before every request.
+_BY_SECRET = Reading(_FIND.where(Token.sha256 == bindparam("sha256")), _Found)
+_BY_ID = Reading(_FIND.where(Token.id == bindparam("id")), _Found)
 
 
 class UnknownTokenError(UnauthenticatedError):
@@ -144,12 +164,12 @@ def authenticate(connection: Connection, secret: str) -> Actor:
 
     Raises UnknownTokenError or ExpiredTokenError. One indexed query: it runs before every request.
     """
-    return _actor(connection.execute(_BY_SECRET, {"sha256": token_digest(secret)}).all())
+    return _actor(_BY_SECRET.rows(connection, sha256=token_digest(secret)))
 
 
 def of_token(connection: Connection, token_id: int) -> Actor:
     """The actor of a token that a signed-in browser stands for. Raises like `authenticate`."""
-    return _actor(connection.execute(_BY_ID, {"id": token_id}).all())
+    return _actor(_BY_ID.rows(connection, id=token_id))
 
 
 def record_use(session: Session, actor: Actor, *, now: datetime) -> None:
@@ -157,7 +177,7 @@ def record_use(session: Session, actor: Actor, *, now: datetime) -> None:
     session.execute(update(Token).where(Token.id == actor.token_id).values(last_used_at=now))
 
 
-def _actor(rows: Sequence[Any]) -> Actor:
+def _actor(rows: Sequence[_Found]) -> Actor:
     if not rows or rows[0].revoked_at or rows[0].disabled_at:
         raise UnknownTokenError("The token is not valid.")
     first, now = rows[0], datetime.now(UTC)
@@ -176,5 +196,5 @@ def _actor(rows: Sequence[Any]) -> Actor:
     )
 
 
-def _roles(rows: Sequence[Any]) -> dict[str, Role]:
-    return {row.namespace: Role(row.role) for row in rows if row.namespace}
+def _roles(rows: Sequence[_Found]) -> dict[str, Role]:
+    return {row.namespace: Role(row.role) for row in rows if row.namespace and row.role}

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, select
 from sqlalchemy.orm import Session, aliased, contains_eager
 
+from registry.db.reading import Reading
 from registry.db.tables import Artifact, LineageEdge, Metric, Model, Namespace, Pointer, Version, VersionTag
 from registry.domain.access import Permission
 from registry.domain.audit import Action
@@ -122,8 +124,10 @@ def glance(connection: Connection, actor: Actor, reference: Reference) -> Meant 
         query, values["pointer"] = _BY_POINTER, reference.pointer
     else:
         query = _NEWEST
-    row = connection.execute(query, values).first()
-    return Meant(row[0], ModelName(row[1], row[2]), row[3], row[4]) if row else None
+    rows = query.rows(connection, **values)
+    return (
+        Meant(rows[0].id, ModelName(rows[0].namespace, rows[0].name), rows[0].number, rows[0].digest) if rows else None
+    )
 
 
 def meant(version: Version) -> Meant:
@@ -348,6 +352,14 @@ def _original_release() -> tuple[ColumnElement[bool], ...]:
     return (Version.state == "ready", Version.kind == "release", Version.variant.is_(None))
 
 
+class _Glanced(NamedTuple):
+    id: int
+    namespace: str
+    name: str
+    number: int
+    digest: str
+
+
 # What `glance` asks, built once: building a statement takes longer than sending it.
 _READY = (
     select(Version.id, Namespace.name, Model.name, Version.number, Version.digest)
@@ -360,12 +372,17 @@ _READY = (
         Version.state == "ready",
     )
 )
-_BY_NUMBER = _READY.where(Version.number == bindparam("number"))
-_BY_DIGEST = _READY.where(Version.digest == bindparam("digest")).order_by(Version.number.desc()).limit(1)
-_BY_POINTER = _READY.join(Pointer, and_(Pointer.model_id == Version.model_id, Pointer.number == Version.number)).where(
-    Pointer.name == bindparam("pointer")
-)
-_NEWEST = _READY.where(*_original_release()).order_by(Version.number.desc()).limit(1)
+_BY_NUMBER = Reading(_READY.where(Version.number == bindparam("number")), _Glanced)
+_BY_DIGEST = Reading(
+    _READY.where(Version.digest == bindparam("digest")).order_by(Version.number.desc()).limit(1), _Glanced
+)  # fmt: skip
+_BY_POINTER = Reading(
+    _READY.join(
+        Pointer, and_(Pointer.model_id == Version.model_id, Pointer.number == Version.number)
+    ).where(Pointer.name == bindparam("pointer")),
+    _Glanced,
+)  # fmt: skip
+_NEWEST = Reading(_READY.where(*_original_release()).order_by(Version.number.desc()).limit(1), _Glanced)
 
 
 def _of(name: ModelName) -> Select[Version]:
