@@ -258,10 +258,6 @@ class Arena:
                 preexec_fn=die_with_parent(signal.SIGKILL),  # noqa: PLW1509 - as the stack does with its own children
             )
 
-    def worker_is_ready(self) -> bool:
-        """Whether the worker says so: what the one before it left is in its hands by then."""
-        return "worker ready" in (self.folder / "worker.log").read_text()
-
     def kill_worker(self) -> None:
         worker, self._worker = self._worker, None
         if worker is not None:
