@@ -1,6 +1,7 @@
 """Servers that tests stand on, and the registry on top. Each is real; each starts only if a test asks for it."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from registry.db.session import Database
 from registry.request import Parts
 from registry.services import accounts
 from registry.services.actors import Actor
-from registry.storage.s3 import StoreConfig
+from registry.storage.s3 import Store, StoreConfig
 from tests.support.postgres import postgres_database
 from tests.support.seaweed import seaweed_store
 from tests.support.world import ADMIN_SECRET, T0, Http, People, emptied, migrated, sqlite_copy
@@ -101,8 +102,14 @@ def make_token(people: People) -> Callable[..., str]:
     return people.secret
 
 
+@pytest.fixture(scope="session")
+def store(s3_config: StoreConfig) -> Store:
+    """The one store of all applications of this worker: each of its own would read the vendor's models anew."""
+    return Store(s3_config)
+
+
 @pytest.fixture
-def app(database: Database, admin: Actor, s3_config: StoreConfig) -> Iterator[Flask]:
+def app(database: Database, admin: Actor, s3_config: StoreConfig, store: Store) -> Iterator[Flask]:
     """The application on that database and a live bucket."""
     from registry.app import create_app  # tests of the rules need not load every view
 
@@ -117,8 +124,9 @@ def app(database: Database, admin: Actor, s3_config: StoreConfig) -> Iterator[Fl
             admin_token=ADMIN_SECRET,
         )
     )
-    yield app
     parts: Parts = app.extensions["registry"]
+    app.extensions["registry"] = replace(parts, store=store)
+    yield app
     parts.database.dispose()
 
 
