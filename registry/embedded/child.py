@@ -24,11 +24,10 @@ class Child:
         *,
         environment: Mapping[str, str],
         log: Path,
-        orphaned: signal.Signals = signal.SIGTERM,
         keep: Sequence[int] = (),
         folder: Path | None = None,
     ) -> None:
-        """Start `command`. `orphaned` is the signal it gets if we are killed; `keep` are descriptors it inherits."""
+        """Start `command`; `keep` are descriptors it inherits. If we are killed, so is it: nothing here needs more."""
         self.name = name
         self.log = log
         self.folder = folder
@@ -42,7 +41,7 @@ class Child:
             cwd=folder,
             pass_fds=tuple(keep),
             start_new_session=True,
-            preexec_fn=die_with_parent(orphaned),  # noqa: PLW1509 - two system calls, no locks, no allocation of ours
+            preexec_fn=die_with_parent(signal.SIGKILL),  # noqa: PLW1509 - two system calls, no locks, no allocation of ours
         )
         assert self._process.stdout is not None  # noqa: S101 - asked for above
         self._pump = Thread(target=_pump, args=(self._process.stdout, log), name=f"log-{name}", daemon=True)

@@ -7,7 +7,6 @@ filer know none, so they listen on loopback alone, whatever host the gateway is 
 import http.client
 import json
 import shutil
-import signal
 import socket
 import sys
 import time
@@ -64,9 +63,6 @@ def start(home: Home, listen: Listen, *, environment: Mapping[str, str], keep: t
         [weed(), *_arguments(home, listen, ports)],
         environment={**environment, **_MEMORY, **seal(home.root / "seals")},
         log=home.logs / "seaweedfs.log",
-        # Killed outright if we are: what it acknowledged is with the operating system already, and a store that
-        # lingers would hold the files of the next start.
-        orphaned=signal.SIGKILL,
         keep=keep,
         folder=home.store,
     )
