@@ -25,7 +25,7 @@ from registry.domain.access import Permission
 from tests.support.pushing import artifact, push, weights
 from tests.support.world import ADMIN_SECRET, PREFIX
 
-FEW = pytest.param(5, id="few")
+FEW = pytest.param(12, id="few")
 MANY = pytest.param(500, id="many", marks=[pytest.mark.soak, pytest.mark.timeout(3600)])
 CHECKS = [
     not_a_server_error,
