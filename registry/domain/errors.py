@@ -18,7 +18,7 @@ Codes are API: never renamed, each documented in docs/errors.md. A message is on
 `remedy` says what to do about it. `details` are facts for programs (the winner of a race, the reasons of a refusal).
 """
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 
 class RegistryError(Exception):
@@ -54,11 +54,6 @@ class RegistryError(Exception):
         if known is None:
             known = type("RemoteError", (RegistryError,), {"code": code})
         return known(message, remedy=remedy, **details)
-
-    def because(self, **details: Any) -> Self:
-        """The same error with more facts."""
-        self.details |= details
-        return self
 
 
 class InvalidError(RegistryError):

@@ -103,13 +103,6 @@ def insert(session: Session, child: Version, parents: Sequence[ResolvedParent]) 
         )
 
 
-def add_parents(session: Session, actor: Actor, child: Version, parents: Sequence[Parent]) -> list[ResolvedParent]:
-    """Resolve and write the parents of a version that is being published. Raises as those two do."""
-    found = resolve_parents(session, actor, parents)
-    insert(session, child, found)
-    return found
-
-
 def walk(
     session: Session,
     actor: Actor,

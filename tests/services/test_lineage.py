@@ -21,6 +21,11 @@ from tests.support.factories import make_model, make_version, make_versions
 from tests.support.world import T0
 
 
+def add_parents(session, actor, child, parents):
+    """What publishing does with the parents it is told."""
+    lineage.insert(session, child, lineage.resolve_parents(session, actor, parents))
+
+
 @pytest.fixture
 def model(session):
     return make_model(session)
@@ -43,7 +48,7 @@ def test_parents_are_versions_here_and_uris_elsewhere(session, admin, model):
     make_version(session, model)
     child = make_version(session, model)
     parents = [parse_parent(text) for text in ("m:1", "distill=hf://org/base")]
-    lineage.add_parents(session, admin, child, parents)
+    add_parents(session, admin, child, parents)
     session.flush()
     edges = [(edge.relation, parent.number if parent else None, edge.parent_uri)
              for edge, parent in versions.parents_of(session, [child.id])]  # fmt: skip
@@ -91,7 +96,7 @@ def test_the_same_parent_with_two_relations_is_two_edges(session, admin, model):
 def test_a_version_is_not_its_own_parent(session, admin, model):
     version = make_version(session, model)
     with pytest.raises(ParentIsItselfError):
-        lineage.add_parents(session, admin, version, [parse_parent("m:1")])
+        add_parents(session, admin, version, [parse_parent("m:1")])
 
 
 @pytest.mark.parametrize("texts", [(), ("hf://a/b",), ("convert=m:1", "hf://a/b"), ("convert=m:1", "convert=m:2")])
@@ -99,9 +104,9 @@ def test_a_variant_has_one_parent_its_original(session, admin, model, texts):
     make_versions(session, model, 2)
     variant = make_version(session, model, variant="onnx-int8")
     with pytest.raises(VariantNeedsOriginalError):
-        lineage.add_parents(session, admin, variant, [parse_parent(text) for text in texts])
+        add_parents(session, admin, variant, [parse_parent(text) for text in texts])
     assert session.scalar(select(LineageEdge)) is None
-    lineage.add_parents(session, admin, variant, [parse_parent("convert=m:1")])
+    add_parents(session, admin, variant, [parse_parent("convert=m:1")])
 
 
 def test_a_parent_cannot_be_trashed_while_its_child_is_there(session, admin, model):
