@@ -38,7 +38,7 @@ from registry.storage.s3 import Store, StoreConfig
 from registry.weights.formats import media_type
 
 MIB = 1 << 20
-_STILL_S = 0.4
+_STILL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)

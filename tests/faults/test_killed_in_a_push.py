@@ -57,10 +57,10 @@ def strike(scene: Scene, victim: str, seed: int, *, mib: tuple[int, int]) -> Non
         f" repeat moved {again.moved:,} B"
     )
     assert again.acknowledged, again.said
-    assert again.moved == missing
-    assert again.created == (not there)
-    assert again.number == (there[0] if there else max(scene.listed()))
     scene.keep(again, content)
+    # What the dead had sent may land between the look and the repeat: then less was missing, and it was published once.
+    assert again.moved <= missing
+    assert not (again.created and there)
     assert scene.check(content) == [again.number]
     content.remove()
 

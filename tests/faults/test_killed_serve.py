@@ -90,7 +90,10 @@ def test_a_killed_serve_leaves_no_process_and_a_restart_continues_the_push(servi
     missing = second.size - sum(evidence.whole(second).values())
     again = push(serving, "second", second).ended()
     print(f"serve killed at {moment}: client {interrupted.exit_code}, repeat moved {again.moved:,} B")
-    assert (again.number, again.created, again.moved) == (1, not published, missing), again.said
+    assert again.number == 1, again.said
+    # What the dead had sent may land between the look and the repeat: then less was missing.
+    assert again.moved <= missing
+    assert again.created == (not published)
     assert pulled(serving, "second:1", tmp_path / "two") == second.files
     verified(serving, "first:1")
     verified(serving, "second:1")
