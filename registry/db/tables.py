@@ -196,6 +196,57 @@ class Tensor(Base):
     offset: Mapped[count]
     size: Mapped[count]
     sha256: Mapped[hex64 | None]
+    """Digest of the array's bytes; this and what follows is null until a worker has read them."""
+    nan_count: Mapped[int | None] = mapped_column(Id)
+    inf_count: Mapped[int | None] = mapped_column(Id)
+    zero_count: Mapped[int | None] = mapped_column(Id)
+    minimum: Mapped[float | None]
+    """Of the finite elements, as is the maximum, and the norm: the root of the sum of their squares."""
+    maximum: Mapped[float | None]
+    norm: Mapped[float | None]
+    __table_args__ = (digest_check("sha256"),)
+
+
+class Health(Base):
+    """What a worker found when it read every element of a version; there once `versions.health` is `done`."""
+
+    __tablename__ = "health"
+    version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"), primary_key=True)
+    tensor_count: Mapped[count]
+    parameter_count: Mapped[count] = mapped_column(index=True)
+    parameters_by_dtype: Mapped[document]
+    nan_count: Mapped[count]
+    inf_count: Mapped[count]
+    zero_tensor_count: Mapped[count]
+    norm: Mapped[float | None]
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("versions.id"))
+    """The version that the norms were compared with."""
+    norm_drift: Mapped[float | None]
+    """Relative change of the whole norm against the parent."""
+    worst_drift: Mapped[float | None]
+    worst_tensor: Mapped[str | None] = mapped_column(String(1024))
+    findings: Mapped[document]
+    """Names of tensors at fault by kind of fault, the first of each."""
+    computed_at: Mapped[instant]
+
+
+class TensorDiff(Base):
+    """How far apart two arrays are that have the same number of elements: a fact about bytes, true for ever."""
+
+    __tablename__ = "tensor_diffs"
+    a_sha256: Mapped[hex64] = mapped_column(primary_key=True)
+    b_sha256: Mapped[hex64] = mapped_column(primary_key=True)
+    a_dtype: Mapped[str] = mapped_column(String(16), primary_key=True)
+    b_dtype: Mapped[str] = mapped_column(String(16), primary_key=True)
+    element_count: Mapped[count]
+    equal_count: Mapped[count]
+    max_abs: Mapped[float | None]
+    """Largest absolute difference; null, as are the next two, where an element is not finite."""
+    relative_l2: Mapped[float | None]
+    """Norm of b - a over the norm of a; null also where a is zero and b is not."""
+    cosine: Mapped[float | None]
+    computed_at: Mapped[instant]
+    __table_args__ = (digest_check("a_sha256"), digest_check("b_sha256"))
 
 
 class VersionTag(Base):
@@ -321,6 +372,39 @@ class ArtifactSegment(Base):
     position: Mapped[int] = mapped_column(primary_key=True)
     segment_id: Mapped[int] = mapped_column(ForeignKey("segments.id"), index=True)
     offset: Mapped[count]
+
+
+class WholeObject(Base):
+    """A file that is also stored in one piece, while a version that holds it is on a stage, for plain downloads.
+
+    `pending`: a worker is writing it; `live`: downloads are redirected to it; `condemned`: deleted once no URL to it
+    can be valid.
+    """
+
+    __tablename__ = "whole_objects"
+    id: Mapped[bigid]
+    namespace_id: Mapped[int] = mapped_column(ForeignKey("namespaces.id"))
+    sha256: Mapped[hex64]
+    size: Mapped[count]
+    generation: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16), default="pending")
+    created_at: Mapped[instant]
+    condemned_at: Mapped[instant | None]
+    __table_args__ = (
+        UniqueConstraint("namespace_id", "sha256", "generation"),
+        Index(
+            "uq_whole_objects_current",
+            "namespace_id",
+            "sha256",
+            unique=True,
+            sqlite_where=sql("state <> 'condemned'"),
+            postgresql_where=sql("state <> 'condemned'"),
+        ),
+        Index("ix_whole_objects_state_condemned_at", "state", "condemned_at"),
+        digest_check("sha256"),
+        one_of("state", "pending", "live", "condemned"),
+        CheckConstraint("(state = 'condemned') = (condemned_at IS NOT NULL)", name="condemned_whole"),
+    )
 
 
 class Upload(Base):

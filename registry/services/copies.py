@@ -21,6 +21,7 @@ from registry.services.segments import Place
 from registry.services.uploads import OpenUpload
 from registry.storage.s3 import Store
 from registry.weights.formats import Facts
+from registry.weights.tensors import Header
 from registry.weights.tensors import Tensor as Array
 
 _COPIES_AT_ONCE = 8
@@ -115,13 +116,8 @@ def finish(
 
 def _facts(session: Session, row: Artifact) -> Facts:
     tensors = session.scalars(select(Tensor).where(Tensor.artifact_id == row.id).order_by(Tensor.position))
-    return Facts(
-        format=row.format,
-        pickle=row.is_pickle,
-        tensors=tuple(Array(each.name, each.dtype, tuple(each.shape), each.offset, each.size) for each in tensors),
-        metadata=row.header_metadata,
-        header_bytes=row.header_size,
-    )
+    arrays = tuple(Array(each.name, each.dtype, tuple(each.shape), each.offset, each.size) for each in tensors)
+    return Facts(row.format, row.is_pickle, Header(arrays, row.header_metadata, row.header_size))
 
 
 def _measurements(session: Session, source: Version) -> list[metrics.Measurement]:

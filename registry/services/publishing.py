@@ -154,11 +154,10 @@ def inspect(store: Store, draft: Draft, places: Mapping[str, Place]) -> dict[str
             artifact.path: found
             for artifact, found in zip(draft.artifacts, pool.map(look, draft.artifacts), strict=True)
         }
-    headers = {path: Header(each.tensors, each.metadata, each.header_bytes) for path, each in facts.items()}
     for artifact in draft.artifacts:
         if sharded.is_index(artifact.path):
             data = _reader(store, artifact, places)(0, min(artifact.size, sharded.MAX_INDEX + 1))
-            sharded.check_shards(artifact.path, sharded.parse_index(data), _safetensors_only(headers, facts))
+            sharded.check_shards(artifact.path, sharded.parse_index(data), _safetensors_only(facts))
     return facts
 
 
@@ -270,10 +269,10 @@ def _insert_artifact(
         media_type=formats.media_type(draft.path),
         format=facts.format,
         is_pickle=facts.pickle,
-        header_size=facts.header_bytes,
-        tensor_count=len(facts.tensors),
+        header_size=facts.header.size,
+        tensor_count=len(facts.header.tensors),
         segment_count=len(draft.segments),
-        header_metadata=facts.metadata,
+        header_metadata=facts.header.metadata,
     )
     session.add(row)
     session.flush()  # its segments and tensors need its id
@@ -285,7 +284,7 @@ def _insert_artifact(
         offset += size
     if layout:
         session.execute(insert(ArtifactSegment), layout)
-    if facts.tensors:
+    if facts.header.tensors:
         session.execute(
             insert(Tensor),
             [
@@ -298,7 +297,7 @@ def _insert_artifact(
                     "offset": tensor.offset,
                     "size": tensor.size,
                 }
-                for position, tensor in enumerate(facts.tensors)
+                for position, tensor in enumerate(facts.header.tensors)
             ],
         )
 
@@ -324,5 +323,5 @@ def _reader(store: Store, artifact: DraftArtifact, places: Mapping[str, Place]) 
     return read
 
 
-def _safetensors_only(headers: Mapping[str, Header], facts: Mapping[str, Facts]) -> dict[str, Header]:
-    return {path: header for path, header in headers.items() if facts[path].format == "safetensors"}
+def _safetensors_only(facts: Mapping[str, Facts]) -> dict[str, Header]:
+    return {path: each.header for path, each in facts.items() if each.format == "safetensors"}

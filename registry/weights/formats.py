@@ -4,13 +4,17 @@ A format is one row of FORMATS; one that knows its tensors brings a function tha
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from registry.weights import pickles, safetensors
-from registry.weights.tensors import Header, Tensor
+from registry.weights.tensors import Header
 
 ReadAt = Callable[[int, int], bytes]
 """`read(offset, size)`: the bytes there, fewer only at the end of the file."""
+
+
+NO_HEADER = Header((), {}, 0)
+"""Of a file that says nothing about itself, or nothing that the registry reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,20 +23,23 @@ class Facts:
 
     format: str
     pickle: bool
-    tensors: tuple[Tensor, ...] = ()
-    metadata: dict[str, str] = field(default_factory=dict)
-    header_bytes: int = 0
+    header: Header = NO_HEADER
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One row: names that end so are of this format; `header`, if there is one, must then succeed."""
+    """One row: names that end so are of this format.
+
+    `header`, if there is one, then reads what such a file says about itself, within bounds. It raises the format's
+    error if the name promises what the bytes do not keep, and gives None for a relative of the format that the registry
+    stores without looking inside.
+    """
 
     name: str
     suffixes: tuple[str, ...]
     media_type: str
     pickle: bool = False
-    header: Callable[[int, ReadAt], Header] | None = None
+    header: Callable[[int, ReadAt], Header | None] | None = None
 
 
 def _safetensors(size: int, read: ReadAt) -> Header:
@@ -78,15 +85,15 @@ def facts(path: str, size: int, read: ReadAt) -> Facts:
     Raises the error of the format if the name promises one and the bytes do not keep the promise.
     """
     row = _format(path)
-    if row.header is not None:
-        header = row.header(size, read)
-        return Facts(row.name, row.pickle, header.tensors, header.metadata, header.size)
+    header = None if row.header is None else row.header(size, read)
+    if header is not None:
+        return Facts(row.name, row.pickle, header)
     sniffed = None if row.pickle else pickles.sniff(size, read)
     return Facts(sniffed or row.name, row.pickle or sniffed is not None)
 
 
 def header_of(path: str, size: int, read: ReadAt) -> Header | None:
-    """The file's header if its format has one; raises as `facts` does."""
+    """The file's header if its format has one that can be read; raises as `facts` does."""
     row = _format(path)
     return None if row.header is None else row.header(size, read)
 

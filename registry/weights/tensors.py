@@ -1,6 +1,7 @@
 """What every format comes down to: named arrays that lie somewhere in a file."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 BITS = MappingProxyType(
@@ -29,12 +30,12 @@ BITS = MappingProxyType(
         "C64": 64,
     }
 )
-"""Bits of one element by dtype. The names are those of safetensors 0.8; no other is accepted."""
+"""Bits of one element by dtype, for the dtypes of safetensors 0.8. Other formats add block types of their own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One array of a file: `size` bytes at `offset`, counted from the start of the file."""
+    """One array of a file: `size` bytes at `offset`, counted from the start of the file, elements in C order."""
 
     name: str
     dtype: str
@@ -44,9 +45,25 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A named range of a file that is worth cutting at: the same name and bytes may come back in another version."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
-    """What the first `size` bytes of a file say about the rest: its tensors by offset, and free text."""
+    """What a file says about itself: its tensors by offset, free text, and where to cut it.
+
+    `size` is how many of the first bytes describe the rest. Tensors never overlap, but other bytes may lie between
+    them. `parts` replaces the tensors as the places to cut at, by offset, where a format has better ones.
+    `elsewhere` has tensors that lie in other files of the version, by path relative to this file's folder.
+    """
 
     tensors: tuple[Tensor, ...]
     metadata: dict[str, str]
     size: int
+    parts: tuple[Part, ...] | None = None
+    elsewhere: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)

@@ -45,9 +45,9 @@ SAFE = save({"w": np.zeros((2, 2), np.float16)}, {"epoch": "3"})
 
 def test_a_safetensors_file_tells_its_tensors() -> None:
     found = look("a/Model.SafeTensors", SAFE)
-    assert (found.format, found.pickle, found.metadata) == ("safetensors", False, {"epoch": "3"})
-    assert [(t.name, t.dtype, t.shape) for t in found.tensors] == [("w", "F16", (2, 2))]
-    assert found.header_bytes == len(SAFE) - 8
+    assert (found.format, found.pickle, found.header.metadata) == ("safetensors", False, {"epoch": "3"})
+    assert [(t.name, t.dtype, t.shape) for t in found.header.tensors] == [("w", "F16", (2, 2))]
+    assert found.header.size == len(SAFE) - 8
 
 
 def test_only_the_header_of_a_safetensors_file_is_read() -> None:
