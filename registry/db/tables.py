@@ -83,6 +83,8 @@ class Namespace(Base):
     name: Mapped[short]
     folded: Mapped[short] = mapped_column(unique=True)
     description: Mapped[text] = mapped_column(default="")
+    stages: Mapped[documents | None]
+    """Names of its models' stages in the order a version climbs; null for those that are configured."""
     created_at: Mapped[instant]
 
 
@@ -110,6 +112,8 @@ class Model(Base):
     objective_direction: Mapped[str | None] = mapped_column(String(3))
     objective_dataset: Mapped[short | None]
     objective_split: Mapped[short | None]
+    stages: Mapped[documents | None]
+    """The same for this model alone; null for its namespace's."""
     created_by: Mapped[short]
     created_at: Mapped[instant]
     deleted_at: Mapped[instant | None]
@@ -447,6 +451,43 @@ class Pointer(Base):
     )
 
 
+class Policy(Base):
+    """One revision of the policy of a stage: of one model, or of every model of a namespace that has none itself."""
+
+    __tablename__ = "policies"
+    id: Mapped[bigid]
+    namespace_id: Mapped[int] = mapped_column(ForeignKey("namespaces.id"))
+    model_id: Mapped[int | None] = mapped_column(ForeignKey("models.id"))
+    stage: Mapped[str] = mapped_column(String(64))
+    revision: Mapped[int]
+    document: Mapped[document | None]
+    """Null where a model's own policy was taken away, so that the namespace's counts again."""
+    message: Mapped[text] = mapped_column(default="")
+    created_by: Mapped[short]
+    created_at: Mapped[instant]
+    __table_args__ = (
+        Index(
+            "uq_policies_of_model",
+            "model_id",
+            "stage",
+            "revision",
+            unique=True,
+            sqlite_where=sql("model_id IS NOT NULL"),
+            postgresql_where=sql("model_id IS NOT NULL"),
+        ),
+        Index(
+            "uq_policies_of_namespace",
+            "namespace_id",
+            "stage",
+            "revision",
+            unique=True,
+            sqlite_where=sql("model_id IS NULL"),
+            postgresql_where=sql("model_id IS NULL"),
+        ),
+        CheckConstraint("revision >= 1", name="revision_counts"),
+    )
+
+
 class Promotion(Base):
     """A request to change a stage's holder. Applied ones, by `seq`, are the stage's history."""
 
@@ -462,10 +503,16 @@ class Promotion(Base):
     base_seq: Mapped[int]
     """The stage's seq this request was made against; if it moved, evidence and approvals are stale."""
     message: Mapped[text] = mapped_column(default="")
+    policy_id: Mapped[int | None] = mapped_column(ForeignKey("policies.id"))
+    """The revision of the policy that its gates were taken from; null if the stage had none."""
     gates: Mapped[documents]
+    evidence_sha256: Mapped[hex64 | None]
+    """What the gates said of which content: approvals are bound to it."""
     requested_by: Mapped[short]
     requested_at: Mapped[instant]
     decided_at: Mapped[instant | None]
+    expires_at: Mapped[instant | None]
+    policy: Mapped["Policy | None"] = relationship(lazy="raise")
     __table_args__ = (
         ForeignKeyConstraint(
             ["model_id", "number"], ["versions.model_id", "versions.number"], name="fk_promotions_number"
@@ -475,11 +522,120 @@ class Promotion(Base):
         ),
         Index("uq_promotions_seq", "model_id", "stage", "seq", unique=True),
         Index("ix_promotions_at", "model_id", "stage", "decided_at"),
+        Index("ix_promotions_requested", "model_id", "stage", "requested_at", "id"),
+        Index("ix_promotions_pending", "state", "expires_at"),
+        digest_check("evidence_sha256"),
         one_of("kind", "promote", "rollback", "demote", "force", "auto"),
         one_of("state", "pending", "applied", "rejected", "cancelled", "expired", "failed"),
         CheckConstraint("(state = 'applied') = (seq IS NOT NULL)", name="applied_numbered"),
         CheckConstraint("(kind = 'demote') = (number IS NULL)", name="demote_empties"),
     )
+
+
+class Approval(Base):
+    """One person's decision on one promotion, and the evidence it was made on. A lapsed one no longer counts."""
+
+    __tablename__ = "approvals"
+    id: Mapped[bigid]
+    promotion_id: Mapped[str] = mapped_column(ForeignKey("promotions.id"), index=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    user_name: Mapped[short]
+    decision: Mapped[str] = mapped_column(String(8))
+    comment: Mapped[text] = mapped_column(default="")
+    evidence_sha256: Mapped[hex64]
+    decided_at: Mapped[instant]
+    lapsed_at: Mapped[instant | None]
+    __table_args__ = (
+        Index(
+            "uq_approvals_counting",
+            "promotion_id",
+            "user_id",
+            unique=True,
+            sqlite_where=sql("lapsed_at IS NULL"),
+            postgresql_where=sql("lapsed_at IS NULL"),
+        ),
+        digest_check("evidence_sha256"),
+        one_of("decision", "approve", "reject"),
+    )
+
+
+class Consumer(Base):
+    """A process that runs what a reference means, as it last said. It is gone when it has been silent for too long."""
+
+    __tablename__ = "consumers"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    name: Mapped[short]
+    follows: Mapped[short]
+    number: Mapped[int | None]
+    seq: Mapped[int | None] = mapped_column(Id)
+    state: Mapped[str] = mapped_column(String(16))
+    detail: Mapped[text] = mapped_column(default="")
+    started_at: Mapped[instant]
+    seen_at: Mapped[instant]
+    expires_at: Mapped[instant]
+    __table_args__ = (
+        ForeignKeyConstraint(["model_id", "number"], ["versions.model_id", "versions.number"]),
+        Index("ix_consumers_model_id_expires_at", "model_id", "expires_at"),
+        Index("ix_consumers_expires_at", "expires_at"),
+        one_of("state", "pulling", "running", "failed"),
+    )
+
+
+class Webhook(Base):
+    """Where to send events of a namespace, or of one model."""
+
+    __tablename__ = "webhooks"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    namespace_id: Mapped[int] = mapped_column(ForeignKey("namespaces.id"), index=True)
+    model_id: Mapped[int | None] = mapped_column(ForeignKey("models.id"))
+    url: Mapped[str] = mapped_column(String(2048))
+    actions: Mapped[documents]
+    """Which events, such as `promotion:apply` or `version:*`; empty means all."""
+    description: Mapped[text] = mapped_column(default="")
+    secrets: Mapped[documents]
+    """`{"secret", "expires_at"}`, the newest first: while they overlap, a delivery is signed with each."""
+    is_enabled: Mapped[bool] = mapped_column(default=True)
+    created_by: Mapped[short]
+    created_at: Mapped[instant]
+    deleted_at: Mapped[instant | None]
+
+
+class Delivery(Base):
+    """One event on its way to one webhook. Its id is the message's: a receiver tells repetitions by it."""
+
+    __tablename__ = "deliveries"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id"))
+    chain: Mapped[short]
+    seq: Mapped[int] = mapped_column(Id)
+    lane: Mapped[short]
+    """What keeps its order: the model, or nothing but the namespace. Of one lane, one is under way at a time."""
+    state: Mapped[str] = mapped_column(String(16), default="pending")
+    attempt_count: Mapped[int] = mapped_column(default=0)
+    due_at: Mapped[instant]
+    created_at: Mapped[instant]
+    ended_at: Mapped[instant | None]
+    __table_args__ = (
+        ForeignKeyConstraint(["chain", "seq"], ["events.chain", "events.seq"]),
+        UniqueConstraint("webhook_id", "chain", "seq"),
+        Index("ix_deliveries_lane", "webhook_id", "lane", "state", "chain", "seq"),
+        Index("ix_deliveries_due", "state", "due_at"),
+        one_of("state", "pending", "delivered", "dead"),
+    )
+
+
+class DeliveryAttempt(Base):
+    """One request of a delivery and what came of it."""
+
+    __tablename__ = "delivery_attempts"
+    delivery_id: Mapped[str] = mapped_column(ForeignKey("deliveries.id"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[instant]
+    status: Mapped[int | None]
+    latency_ms: Mapped[int]
+    error: Mapped[short | None]
 
 
 class Chain(Base):

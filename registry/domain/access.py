@@ -2,10 +2,10 @@
 
 Roles are ordered, each may do all that the one before it may:
 
-    reader     reads everything in the namespace
+    reader     reads everything in the namespace, and says which version it runs
     writer     creates models; pushes, copies, trashes and restores versions; metrics, tags, aliases
     promoter   moves stages: requests, decides and rolls back promotions, within the stages' policies
-    admin      overrides policies (force) and grants roles
+    admin      sets policies and stages, overrides them (force), manages webhooks, grants roles
 
 A global administrator may do everything everywhere, and alone creates namespaces and manages users. Whoever is signed
 in may search (what they can read) and manage their own tokens. Permissions are asked for by routes; nothing is allowed
@@ -52,6 +52,11 @@ class Permission(StrEnum):
     PROMOTION_ROLLBACK = "promotion:rollback"
     PROMOTION_FORCE = "promotion:force"
     PROMOTION_DECIDE = "promotion:decide"
+    POLICY_READ = "policy:read"
+    POLICY_SET = "policy:set"
+    CONSUMER_READ = "consumer:read"
+    CONSUMER_REPORT = "consumer:report"
+    WEBHOOK_MANAGE = "webhook:manage"
     NAMESPACE_READ = "namespace:read"
     NAMESPACE_CREATE = "namespace:create"
     NAMESPACE_GRANT = "namespace:grant"
@@ -81,7 +86,8 @@ class Role(Enum):
 
 EVERYONE: Final = frozenset({Permission.SEARCH_READ, Permission.TOKEN_MANAGE})
 _ADDED: Final[Mapping[Role, frozenset[Permission]]] = {
-    Role.READER: frozenset(permission for permission in Permission if permission.endswith(f":{READ}")),
+    Role.READER: frozenset(permission for permission in Permission if permission.endswith(f":{READ}"))
+    | {Permission.CONSUMER_REPORT},
     Role.WRITER: frozenset({
         Permission.MODEL_CREATE,
         Permission.MODEL_UPDATE,
@@ -99,7 +105,12 @@ _ADDED: Final[Mapping[Role, frozenset[Permission]]] = {
         Permission.PROMOTION_ROLLBACK,
         Permission.PROMOTION_DECIDE,
     }),
-    Role.ADMIN: frozenset({Permission.PROMOTION_FORCE, Permission.NAMESPACE_GRANT}),
+    Role.ADMIN: frozenset({
+        Permission.PROMOTION_FORCE,
+        Permission.POLICY_SET,
+        Permission.WEBHOOK_MANAGE,
+        Permission.NAMESPACE_GRANT,
+    }),
 }  # fmt: skip
 ALLOWED: Final[Mapping[Role, frozenset[Permission]]] = {
     role: EVERYONE.union(*(_ADDED[lower] for lower in Role if lower <= role)) for role in Role

@@ -1,0 +1,279 @@
+"""Deciding: what becomes of a promotion that was asked for, by its gates, by people, and by time.
+
+An approval is bound to the evidence it was given on. If the stage has moved or a gate says something else since, it
+lapses: nobody has agreed to that.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.db.tables import Approval, Model, Pointer, Promotion, Version
+from registry.domain.access import Permission, Role
+from registry.domain.audit import Action
+from registry.domain.errors import ConflictError, ForbiddenError
+from registry.domain.names import fold
+from registry.services import judging, models, pointers, promotions
+from registry.services.actors import SYSTEM, Actor
+from registry.services.judging import Judgement
+
+_OTHERS_AT_ONCE = 100
+
+
+class PromotionClosedError(ConflictError):
+    """The promotion is not pending any more."""
+
+    code = "PROMOTION_CLOSED"
+    remedy = "Look at what became of it, and ask for a new promotion if that is not what you want."
+
+
+class NotAnApproverError(ForbiddenError):
+    """The policy does not count this person's approval: the uploader, the requester, or someone it does not name."""
+
+    code = "NOT_AN_APPROVER"
+    remedy = "Ask someone whom the stage's policy names, and who neither uploaded the version nor asked for this."
+
+
+class EvidenceChangedError(ConflictError):
+    """The evidence is not what the approver has seen."""
+
+    code = "EVIDENCE_CHANGED"
+    remedy = "Look at the promotion again, and approve what its gates say now."
+
+
+def conclude(
+    session: Session,
+    actor: Actor,
+    model: Model,
+    pointer: Pointer,
+    promotion: Promotion,
+    *,
+    judged: Judgement,
+    stages: Sequence[str],
+    now: datetime,
+    is_new: bool = False,
+) -> None:
+    """Apply the promotion, fail it, or leave it pending, as the judgement and its approvals say."""
+    if promotion.kind != "force":
+        if judged.failed:
+            promotion.state, promotion.decided_at = "failed", now
+            promotions.record(session, actor, model, Action.PROMOTION_FAIL, promotion, now=now, gates=judged.rows())
+            return
+        if judged.waits or lacking(session, promotion, judged) > 0:
+            if is_new:
+                promotions.record(session, actor, model, Action.PROMOTION_REQUEST, promotion, now=now)
+            return
+    promotions.move(session, actor, model, pointer, promotion, now=now)
+    _judge_others(session, model, pointer, promotion, stages=stages, now=now)
+
+
+def lacking(session: Session, promotion: Promotion, judged: Judgement) -> int:
+    """How many approvals are still missing."""
+    asked = judged.policy.approvals
+    if asked is None or (promotion.kind == "rollback" and judged.policy.rollback_skips_approvals):
+        return 0
+    return max(0, asked.required - sum(each.decision == "approve" for each in counting(session, promotion)))
+
+
+def counting(session: Session, promotion: Promotion) -> list[Approval]:
+    """The decisions that have not lapsed, the first one first."""
+    query = select(Approval).where(Approval.promotion_id == promotion.id, Approval.lapsed_at.is_(None))
+    return list(session.scalars(query.order_by(Approval.id)))
+
+
+def approvals_of(session: Session, promotion: Promotion) -> list[Approval]:
+    """Every decision there ever was, the first one first."""
+    return list(session.scalars(select(Approval).where(Approval.promotion_id == promotion.id).order_by(Approval.id)))
+
+
+def approve(
+    session: Session,
+    actor: Actor,
+    promotion_id: str,
+    *,
+    stages: Sequence[str],
+    now: datetime,
+    comment: str = "",
+    seen: str | None = None,
+) -> Promotion:
+    """Agree to a pending promotion; the last approval that it needs applies it. Repeating it changes nothing.
+
+    `seen` is the digest of the evidence the approver has looked at, if they say so. The gates are evaluated anew.
+    Raises PromotionNotFoundError, PromotionClosedError, NotAnApproverError, EvidenceChangedError or
+    PermissionDeniedError.
+    """
+    model, pointer, promotion = _pending(session, actor, promotion_id, Permission.PROMOTION_DECIDE, now=now)
+    judged = _judged_anew(session, model, pointer, promotion, stages=stages, now=now)
+    if seen is not None and seen != judged.evidence_sha256:
+        raise EvidenceChangedError("The evidence has changed since you saw it.", evidence=judged.evidence_sha256)
+    _check_approver(session, actor, model, promotion, judged)
+    if any(each.user_id == actor.user_id for each in counting(session, promotion)):
+        return promotion
+    session.add(_decision(actor, promotion, "approve", comment, now=now))
+    session.flush()  # the conclusion counts it
+    promotions.record(session, actor, model, Action.PROMOTION_APPROVE, promotion, now=now, comment=comment)
+    conclude(session, actor, model, pointer, promotion, judged=judged, stages=stages, now=now)
+    return promotion
+
+
+def reject(session: Session, actor: Actor, promotion_id: str, *, now: datetime, comment: str = "") -> Promotion:
+    """Refuse a pending promotion, which ends it.
+
+    Raises PromotionNotFoundError, PromotionClosedError or PermissionDeniedError.
+    """
+    model, _, promotion = _pending(session, actor, promotion_id, Permission.PROMOTION_DECIDE, now=now)
+    for earlier in counting(session, promotion):
+        if earlier.user_id == actor.user_id:
+            earlier.lapsed_at = now
+    session.flush()  # one decision of a person counts
+    session.add(_decision(actor, promotion, "reject", comment, now=now))
+    promotion.state, promotion.decided_at = "rejected", now
+    promotions.record(session, actor, model, Action.PROMOTION_REJECT, promotion, now=now, comment=comment)
+    return promotion
+
+
+def cancel(session: Session, actor: Actor, promotion_id: str, *, now: datetime, comment: str = "") -> Promotion:
+    """Take a pending promotion back: the one who asked for it, or an admin.
+
+    Raises PromotionNotFoundError, PromotionClosedError or PermissionDeniedError.
+    """
+    model, _, promotion = _pending(session, actor, promotion_id, Permission.PROMOTION_REQUEST, now=now)
+    if promotion.requested_by != actor.name:
+        actor.check(Permission.PROMOTION_FORCE, models.full_name(model))
+    promotion.state, promotion.decided_at = "cancelled", now
+    promotions.record(session, actor, model, Action.PROMOTION_CANCEL, promotion, now=now, comment=comment)
+    return promotion
+
+
+def expire(session: Session, *, limit: int, now: datetime) -> int:
+    """Close up to `limit` pending promotions whose time is over, and say how many that were."""
+    due = session.scalars(
+        select(Promotion.id)
+        .where(Promotion.state == "pending", Promotion.expires_at <= now)
+        .order_by(Promotion.expires_at)
+        .limit(limit)
+    ).all()
+    for promotion_id in due:
+        model, _, promotion = _locked(session, SYSTEM, promotion_id)
+        if promotion.state == "pending":
+            promotion.state, promotion.decided_at = "expired", now
+            promotions.record(session, SYSTEM, model, Action.PROMOTION_EXPIRE, promotion, now=now)
+    return len(due)
+
+
+def reconsider(session: Session, version_id: int, *, stages: Sequence[str], now: datetime) -> int:
+    """Judge anew the pending promotions of a version of which more is known now; gives how many there were."""
+    waiting = session.scalars(
+        select(Promotion.id)
+        .join(Version, (Version.model_id == Promotion.model_id) & (Version.number == Promotion.number))
+        .where(Version.id == version_id, Promotion.state == "pending")
+        .order_by(Promotion.requested_at, Promotion.id)
+    ).all()
+    for promotion_id in waiting:
+        model, pointer, promotion = _locked(session, SYSTEM, promotion_id)
+        if promotion.state == "pending":
+            _settle(session, model, pointer, promotion, stages=stages, now=now)
+    return len(waiting)
+
+
+def _judge_others(
+    session: Session, model: Model, pointer: Pointer, applied: Promotion, *, stages: Sequence[str], now: datetime
+) -> None:
+    """The stage has moved: what was pending on it is judged against the new holder, and has to be approved anew."""
+    query = (
+        select(Promotion)
+        .where(Promotion.model_id == model.id, Promotion.stage == pointer.name, Promotion.state == "pending")
+        .where(Promotion.id != applied.id)
+        .order_by(Promotion.requested_at, Promotion.id)
+        .limit(_OTHERS_AT_ONCE)
+    )
+    for promotion in session.scalars(query).all():
+        judged = _judged_anew(session, model, pointer, promotion, stages=stages, now=now)
+        if judged.failed:
+            promotion.state, promotion.decided_at = "failed", now
+            promotions.record(session, SYSTEM, model, Action.PROMOTION_FAIL, promotion, now=now, gates=judged.rows())
+
+
+def _settle(
+    session: Session, model: Model, pointer: Pointer, promotion: Promotion, *, stages: Sequence[str], now: datetime
+) -> None:
+    judged = _judged_anew(session, model, pointer, promotion, stages=stages, now=now)
+    conclude(session, SYSTEM, model, pointer, promotion, judged=judged, stages=stages, now=now)
+
+
+def _judged_anew(
+    session: Session, model: Model, pointer: Pointer, promotion: Promotion, *, stages: Sequence[str], now: datetime
+) -> Judgement:
+    """Evaluate the gates again; approvals that were given on other evidence, or before the stage moved, lapse."""
+    version = None
+    if promotion.number is not None:
+        version = session.scalars(
+            select(Version).where(Version.model_id == model.id, Version.number == promotion.number)
+        ).one()
+    judged = judging.judge(session, model, pointer, version, kind=promotion.kind, stages=stages, now=now)
+    has_moved = promotion.base_seq != pointer.seq
+    if has_moved or promotion.evidence_sha256 != judged.evidence_sha256:
+        lapsing = counting(session, promotion)
+        for approval in lapsing:
+            approval.lapsed_at = now
+        if lapsing:
+            promotions.record(session, SYSTEM, model, Action.PROMOTION_LAPSE, promotion, now=now, count=len(lapsing))
+    promotion.base_seq, promotion.previous = pointer.seq, pointer.number
+    promotion.policy_id, promotion.gates = judged.policy_id, judged.rows()
+    promotion.evidence_sha256 = judged.evidence_sha256
+    session.flush()
+    return judged
+
+
+def _check_approver(session: Session, actor: Actor, model: Model, promotion: Promotion, judged: Judgement) -> None:
+    asked = judged.policy.approvals
+    uploader = session.scalar(
+        select(Version.created_by).where(Version.model_id == model.id, Version.number == promotion.number)
+    )
+    if actor.name in (uploader, promotion.requested_by):
+        role = "uploaded the version" if actor.name == uploader else "asked for the promotion"
+        raise NotAnApproverError(f"{actor.name} {role}, so their approval does not count.")
+    if asked is None:
+        return
+    if asked.users:
+        counts = fold(actor.name) in {fold(name) for name in asked.users}
+    else:
+        role_held = actor.role_in(models.full_name(model).namespace)
+        counts = role_held is not None and role_held >= Role(asked.role)
+    if not counts:
+        raise NotAnApproverError(f"The policy does not ask for the approval of {actor.name}.")
+
+
+def _decision(actor: Actor, promotion: Promotion, decision: str, comment: str, *, now: datetime) -> Approval:
+    return Approval(
+        promotion_id=promotion.id,
+        user_id=actor.user_id,
+        user_name=actor.name,
+        decision=decision,
+        comment=comment,
+        evidence_sha256=promotion.evidence_sha256,
+        decided_at=now,
+    )
+
+
+def _pending(
+    session: Session, actor: Actor, promotion_id: str, permission: Permission, *, now: datetime
+) -> tuple[Model, Pointer, Promotion]:
+    found, name = promotions.find(session, actor, promotion_id)
+    actor.check(permission, name)
+    model, pointer, promotion = _locked(session, actor, found.id)
+    if promotion.state != "pending" or (promotion.expires_at is not None and promotion.expires_at <= now):
+        state = promotion.state if promotion.state != "pending" else "expired"
+        raise PromotionClosedError(f"The promotion is {state}.", id=promotion.id, state=state)
+    return model, pointer, promotion
+
+
+def _locked(session: Session, actor: Actor, promotion_id: str) -> tuple[Model, Pointer, Promotion]:
+    """The promotion as it is and stays until the transaction ends; its model is locked first, as everywhere."""
+    promotion, _ = promotions.find(session, actor, promotion_id)
+    model = models.lock(session, session.get_one(Model, promotion.model_id))
+    session.refresh(promotion)
+    pointer = pointers.find_stage(session, model, promotion.stage) or promotions.empty(model, promotion.stage)
+    return model, pointer, promotion

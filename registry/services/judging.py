@@ -1,0 +1,111 @@
+"""Judging: what a stage's policy says of a version at this moment."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.db.tables import Model, Pointer, Policy, Promotion, Version
+from registry.domain import policy as rules
+from registry.domain.evidence import Evidence
+from registry.domain.policy import GateResult, RequireStage
+from registry.services import evidence, models, policies
+
+REQUIRE_STAGE = "require_stage"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The policy in force, what its gates said, and the digest that approvals are bound to."""
+
+    policy_id: int | None
+    policy: rules.Policy
+    results: Sequence[GateResult]
+    evidence_sha256: str
+
+    @property
+    def failed(self) -> bool:
+        """Whether a gate is not met."""
+        return any(result.passed is False for result in self.results)
+
+    @property
+    def waits(self) -> bool:
+        """Whether evidence is still being computed."""
+        return any(result.passed is None for result in self.results)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The results as they are stored and shown."""
+        return [
+            {"kind": each.kind, "passed": each.passed, "reason": each.reason, "evidence": dict(each.evidence)}
+            for each in self.results
+        ]
+
+
+def judge(
+    session: Session,
+    model: Model,
+    pointer: Pointer,
+    version: Version | None,
+    *,
+    kind: str,
+    stages: Sequence[str],
+    now: datetime,
+) -> Judgement:
+    """Evaluate every gate of the stage for a version.
+
+    A rollback passes no gates again: the version met them when it was promoted, and to beat the holder that is being
+    undone means nothing. Neither does emptying the stage.
+    """
+    row = policies.in_force(session, model, pointer.name)
+    policy = policies.read(row, stages=stages)
+    results: list[GateResult] = []
+    if version is not None and kind != "rollback":
+        results = rules.judge(policy, _evidence(session, model, pointer, version, policy, now=now))
+        if policy.require_stage is not None:
+            results.append(_has_held(session, model, version, policy.require_stage, now=now))
+    digest = version.digest if version is not None else ""
+    return Judgement(_id(row), policy, results, rules.evidence_digest(digest, results))
+
+
+def _evidence(
+    session: Session, model: Model, pointer: Pointer, version: Version, policy: rules.Policy, *, now: datetime
+) -> Evidence:
+    needs = policy.needs
+    candidate = evidence.collect(session, version, needs)
+    if pointer.number is None:
+        return Evidence(candidate, None, now)
+    if pointer.number == version.number:
+        return Evidence(candidate, candidate, now)
+    holder = session.scalars(
+        select(Version).where(Version.model_id == model.id, Version.number == pointer.number)
+    ).one()  # fmt: skip
+    return Evidence(candidate, evidence.collect(session, holder, needs), now)
+
+
+def _has_held(session: Session, model: Model, version: Version, asked: RequireStage, *, now: datetime) -> GateResult:
+    """Whether the version has held another stage, for long enough without a break."""
+    held = session.execute(
+        select(Promotion.number, Promotion.decided_at)
+        .where(Promotion.model_id == model.id, Promotion.stage == asked.stage, Promotion.seq.is_not(None))
+        .order_by(Promotion.seq)
+    ).all()
+    name = f"{models.full_name(model)}@{asked.stage}"
+    longest: timedelta | None = None
+    for index, (number, since) in enumerate(held):
+        if number == version.number:
+            # A promotion of the holder itself does not end its time.
+            end = next((at for other, at in held[index + 1 :] if other != number), None) or now
+            longest = max(longest or timedelta(0), end - (since or now))
+    if longest is None:
+        return GateResult(REQUIRE_STAGE, passed=False, reason=f"It has never held {name}.", evidence={})
+    told = {"held_s": int(longest.total_seconds()), "required_s": asked.soak_s}
+    enough = longest >= timedelta(seconds=asked.soak_s)
+    reason = f"It held {name} for {told['held_s']} s; {asked.soak_s} s are required."
+    return GateResult(REQUIRE_STAGE, passed=enough, reason=reason, evidence=told)
+
+
+def _id(row: Policy | None) -> int | None:
+    return None if row is None else row.id

@@ -1,0 +1,143 @@
+"""Policies: what a stage asks of a promotion, revision by revision. A model's own comes before its namespace's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from registry.db.tables import Model, Namespace, Policy
+from registry.domain import policy as rules
+from registry.domain.access import Permission
+from registry.domain.audit import Action
+from registry.domain.errors import ConflictError, NotFoundError
+from registry.services import audit, models, pointers
+from registry.services.actors import Actor
+
+
+class PolicyNotFoundError(NotFoundError):
+    """The stage has no policy of that revision."""
+
+    code = "POLICY_NOT_FOUND"
+    remedy = "See the policy there is with 'registry policy NAME STAGE'."
+
+
+class PolicyMovedError(ConflictError):
+    """The policy is not at the revision that was expected; someone else changed it."""
+
+    code = "POLICY_MOVED"
+    remedy = "Read the policy again, and repeat the change on what it says now."
+
+
+def in_force(session: Session, model: Model, stage: str) -> Policy | None:
+    """The policy that counts for a stage of a model; None if it asks for nothing."""
+    own = session.scalar(_of_model(model, stage).limit(1))
+    if own is not None and own.document is not None:
+        return own
+    shared = session.scalar(_of_namespace(model.namespace_id, stage).limit(1))
+    return shared if shared is not None and shared.document is not None else None
+
+
+def read(row: Policy | None, *, stages: Sequence[str]) -> rules.Policy:
+    """The rules of a stored policy; those of none are open."""
+    if row is None or row.document is None:
+        return rules.OPEN
+    return rules.read_policy(row.document, stages=stages, stage=row.stage)
+
+
+def revisions(session: Session, model: Model, stage: str, *, before: int | None, limit: int) -> list[Policy]:
+    """A model's own policies, newest first, `limit + 1` at most."""
+    query = _of_model(model, stage)
+    if before is not None:
+        query = query.where(Policy.revision < before)
+    return list(session.scalars(query.limit(limit + 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of a policy: the document (None takes a model's own away), why, and the revision it was made on."""
+
+    document: dict[str, Any] | None
+    message: str = ""
+    expect: int | None = None
+
+
+def set_for_model(
+    session: Session, actor: Actor, model: Model, stage: str, change: Change, *, stages: Sequence[str], now: datetime
+) -> Policy:
+    """Give a stage of one model a policy of its own. The same again changes nothing.
+
+    Raises StageNotFoundError, InvalidPolicyError, PolicyMovedError or PermissionDeniedError.
+    """
+    owner = models.full_name(model)
+    actor.check(Permission.POLICY_SET, owner)
+    models.lock(session, model)
+    pointers.check_stage(stage, stages)
+    newest = session.scalar(_of_model(model, stage).limit(1))
+    row = _revised(newest, change, stages=stages, stage=stage, actor=actor, now=now)
+    if row is newest:
+        return row
+    row.namespace_id, row.model_id = model.namespace_id, model.id
+    return _announced(session, actor, row, f"{owner}@{stage}", chain=owner.namespace, now=now)
+
+
+def set_for_namespace(
+    session: Session,
+    actor: Actor,
+    namespace: Namespace,
+    stage: str,
+    change: Change,
+    *,
+    stages: Sequence[str],
+    now: datetime,
+) -> Policy:
+    """Give a stage a policy in every model of the namespace that has none of its own. Raises as `set_for_model`."""
+    actor.check_namespace(Permission.POLICY_SET, namespace.name)
+    session.scalars(select(Namespace).where(Namespace.id == namespace.id).with_for_update()).one()
+    pointers.check_stage(stage, stages)
+    newest = session.scalar(_of_namespace(namespace.id, stage).limit(1))
+    row = _revised(newest, change, stages=stages, stage=stage, actor=actor, now=now)
+    if row is newest:
+        return row
+    row.namespace_id = namespace.id
+    return _announced(session, actor, row, f"{namespace.name}@{stage}", chain=namespace.name, now=now)
+
+
+def _revised(
+    newest: Policy | None, change: Change, *, stages: Sequence[str], stage: str, actor: Actor, now: datetime
+) -> Policy:
+    """The next revision, or the newest if that says the same already."""
+    present = newest.revision if newest is not None else 0
+    if change.expect is not None and change.expect != present:
+        raise PolicyMovedError(f"The policy is at revision {present}, not {change.expect}.", revision=present)
+    if change.document is not None:
+        rules.read_policy(change.document, stages=stages, stage=stage)
+    if newest is not None and newest.document == change.document:
+        return newest
+    return Policy(
+        stage=stage,
+        revision=present + 1,
+        document=change.document,
+        message=change.message,
+        created_by=actor.name,
+        created_at=now,
+    )
+
+
+def _announced(session: Session, actor: Actor, row: Policy, subject: str, *, chain: str, now: datetime) -> Policy:
+    session.add(row)
+    session.flush()  # promotions name it
+    detail = {"revision": row.revision, "policy": row.document, "message": row.message}
+    audit.record(session, actor, Action.POLICY_SET, subject, detail, chain=chain, now=now)
+    return row
+
+
+def _of_model(model: Model, stage: str) -> Select[Policy]:
+    return select(Policy).where(Policy.model_id == model.id, Policy.stage == stage).order_by(Policy.revision.desc())
+
+
+def _of_namespace(namespace_id: int, stage: str) -> Select[Policy]:
+    mine = (Policy.namespace_id == namespace_id, Policy.model_id.is_(None), Policy.stage == stage)
+    return select(Policy).where(*mine).order_by(Policy.revision.desc())
