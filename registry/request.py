@@ -41,6 +41,7 @@ BODY_LIMIT: Final = 1024 * 1024
 PAGE_DEFAULT: Final = 50
 PAGE_LIMIT: Final = 1_000
 
+PROBLEM_JSON: Final = "application/problem+json"
 STATUS: Final[dict[type[errors.RegistryError], HTTPStatus]] = {
     errors.InvalidError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.UnauthenticatedError: HTTPStatus.UNAUTHORIZED,
@@ -299,17 +300,23 @@ def _claimed(session: Session, key: str) -> IdempotencyKey:
         return known
     if known.request_sha256 != asked:
         raise IdempotencyKeyReusedError("The Idempotency-Key was used before with another request.")
-    replay = Response(known.body, known.status, mimetype="application/json")
+    mimetype = PROBLEM_JSON if known.status >= HTTPStatus.BAD_REQUEST else "application/json"
+    replay = Response(known.body, known.status, mimetype=mimetype)
     replay.headers["Idempotency-Replayed"] = "true"
     raise Replay(replay)
+
+
+def remember(status: HTTPStatus, text: str) -> None:
+    """Inside a transaction with an Idempotency-Key: store the answer with it, so that a retry gets the same."""
+    remembered = g.get("remembered")
+    if remembered is not None:
+        remembered.status, remembered.body = int(status), text
 
 
 def answer(shape: BaseModel, status: HTTPStatus = HTTPStatus.OK, *, etag: str | None = None) -> Response:
     """Render a shape. Inside a transaction with an Idempotency-Key the answer is stored with it."""
     text = shape.model_dump_json()
-    remembered = g.get("remembered")
-    if remembered is not None:
-        remembered.status, remembered.body = int(status), text
+    remember(status, text)
     response = Response(text, status, mimetype="application/json")
     if request.method in ("GET", "HEAD") and status == HTTPStatus.OK:
         response.headers["Cache-Control"] = "private, no-cache"

@@ -104,7 +104,7 @@ def _rendered(session: Session, rows: list[Model]) -> list[wire.ModelOut]:
     return [
         shapes.model(
             row,
-            stages=config().stages,
+            stages=models.stages_of(row, config().stages),
             pointers=held.get(row.id, []),
             latest=latest.get(row.id),
             tags=tagged.get(row.id, {}),

@@ -7,7 +7,7 @@ from flask import Response, g
 from werkzeug.exceptions import HTTPException
 
 from registry.domain.errors import RegistryError, UnauthenticatedError
-from registry.request import status_of
+from registry.request import PROBLEM_JSON, remember, status_of
 
 RETRY_AFTER_S = "2"
 
@@ -32,6 +32,13 @@ _SAID = {
     416: "The range is outside the artifact.",
 }
 """Our one sentence where Werkzeug would say several of its own."""
+
+
+def decided(error: RegistryError) -> Response:
+    """Render a refusal that is itself a record: inside the transaction that commits it, for a retry to get the same."""
+    response = problem(error)
+    remember(HTTPStatus(response.status_code), response.get_data(as_text=True))
+    return response
 
 
 def problem(error: RegistryError) -> Response:
@@ -78,4 +85,4 @@ def _document(status: HTTPStatus, code: str, detail: str, remedy: str, details: 
         "remedy": remedy,
         "request_id": g.get("request_id", ""),
     }
-    return Response(json.dumps(document, default=str), status, mimetype="application/problem+json")
+    return Response(json.dumps(document, default=str), status, mimetype=PROBLEM_JSON)

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, request
 from registry import wire
 from registry.api import shapes
 from registry.api.operation import IF_MATCH, PAGED, Parameter, operation
-from registry.api.promotions import promotion_shape
+from registry.api.promotions import concluded, promotion_shapes
 from registry.db.session import now
 from registry.db.tables import Model, Promotion
 from registry.domain.access import Permission
@@ -23,6 +23,7 @@ from registry.request import (
     actor,
     answer,
     body,
+    choice_parameter,
     config,
     cursor,
     next_cursor,
@@ -31,12 +32,19 @@ from registry.request import (
     requires,
     transaction,
 )
-from registry.services import models, pointers, promotions
+from registry.services import deciding, models, pointers, promotions, proposing
+from registry.services.judging import Judgement
 from registry.services.promotions import Expected
 
 bp = Blueprint("stages", __name__)
 
 _STAGE = "/models/<model:model>/stages/<stage>"
+_STATES = ("pending", "applied", "rejected", "cancelled", "expired", "failed")
+_DRY_RUN = Parameter(
+    "dry_run",
+    "1 to be told gate by gate what would become of it; nothing changes.",
+    {"type": "string", "enum": ["0", "1"]},
+)
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
@@ -55,7 +63,7 @@ def index(model: ModelName) -> Response:
     with transaction(read_only=True) as session:
         row = models.find(session, actor(), model, Permission.PROMOTION_READ)
         held = {pointer.name: pointer for pointer in pointers.stages_of(session, [row.id]).get(row.id, [])}
-        items = [shapes.holder(stage, held.get(stage)) for stage in config().stages]
+        items = [shapes.holder(stage, held.get(stage)) for stage in models.stages_of(row, config().stages)]
         return page(wire.Page[wire.StageHolder](items=items))
 
 
@@ -71,7 +79,7 @@ def show(model: ModelName, stage: str) -> Response:
     moment = _moment()
     with transaction(read_only=True) as session:
         row = models.find(session, actor(), model, Permission.PROMOTION_READ)
-        pointers.check_stage(stage, config().stages)
+        pointers.check_stage(row, stage, config().stages)
         if moment is None:
             shape = shapes.holder(stage, pointers.find_stage(session, row, stage))
         else:
@@ -84,27 +92,47 @@ def show(model: ModelName, stage: str) -> Response:
 @operation(
     "Move a stage to a version, or empty it",
     body=wire.PromotionIn,
-    answers={201: wire.PromotionOut},
+    answers={200: wire.PreviewOut, 201: wire.PromotionOut, 202: wire.PromotionOut},
+    query=(_DRY_RUN,),
     headers=(IF_MATCH,),
     refuses=(410, 412),
 )
 def promote(model: ModelName, stage: str) -> Response:
-    """One of any number who expect the same holder wins; the others get 409 with the winner."""
+    """One of any number who expect the same holder wins; the others get 409 with the winner.
+
+    202 while it waits for evidence or approvals; 422 `GATES_FAILED` if a gate is not met, which is on record.
+    """
     asked = body(wire.PromotionIn)
+    if choice_parameter("dry_run", "0", "1", default="0") == "1":
+        return _preview(model, stage, asked)
+    expected = Expected(asked.expect, asked.expect_seq)
     with transaction() as session:
         row = _unmoved(session, model, stage, Permission.PROMOTION_REQUEST)
-        promotion = promotions.apply(
-            session,
-            actor(),
-            row,
-            stage,
-            asked.version,
-            stages=config().stages,
-            now=now(session),
-            expected=Expected(asked.expect, asked.expect_seq),
-            message=asked.message,
-        )
-        return answer(promotion_shape(promotion, models.full_name(row)), HTTPStatus.CREATED)
+        if asked.version is None:
+            promotion = proposing.demote(
+                session,
+                actor(),
+                row,
+                stage,
+                stages=config().stages,
+                now=now(session),
+                expected=expected,
+                message=asked.message,
+            )
+        else:
+            promotion = proposing.promote(
+                session,
+                actor(),
+                row,
+                stage,
+                asked.version,
+                stages=config().stages,
+                now=now(session),
+                kind="force" if asked.force else "promote",
+                expected=expected,
+                message=asked.message,
+            )
+        return concluded(session, row, promotion, HTTPStatus.CREATED)
 
 
 @bp.post(f"{_STAGE}/rollback")
@@ -112,7 +140,7 @@ def promote(model: ModelName, stage: str) -> Response:
 @operation(
     "Return a stage to an earlier holder",
     body=wire.RollbackIn,
-    answers={201: wire.PromotionOut},
+    answers={201: wire.PromotionOut, 202: wire.PromotionOut},
     headers=(IF_MATCH,),
     refuses=(410, 412),
 )
@@ -121,7 +149,7 @@ def rollback(model: ModelName, stage: str) -> Response:
     asked = body(wire.RollbackIn)
     with transaction() as session:
         row = _unmoved(session, model, stage, Permission.PROMOTION_ROLLBACK)
-        promotion = promotions.rollback(
+        promotion = proposing.rollback(
             session,
             actor(),
             row,
@@ -132,7 +160,28 @@ def rollback(model: ModelName, stage: str) -> Response:
             expected=Expected(asked.expect, asked.expect_seq),
             message=asked.message,
         )
-        return answer(promotion_shape(promotion, models.full_name(row)), HTTPStatus.CREATED)
+        return concluded(session, row, promotion, HTTPStatus.CREATED)
+
+
+@bp.get(f"{_STAGE}/promotions")
+@requires(Permission.PROMOTION_READ)
+@operation(
+    "List what was asked of a stage",
+    answers={200: wire.Page[wire.PromotionOut]},
+    query=(*PAGED, Parameter("state", "Only those in this state.", {"type": "string", "enum": list(_STATES)})),
+)
+def index_promotions(model: ModelName, stage: str) -> Response:
+    """Every promotion, also pending, rejected and failed ones; the last asked for first."""
+    limit, before = page_limit(), cursor(str, str)
+    state = choice_parameter("state", *_STATES)
+    with transaction(read_only=True) as session:
+        row = models.find(session, actor(), model, Permission.PROMOTION_READ)
+        pointers.check_stage(row, stage, config().stages)
+        rows = promotions.page_of_promotions(
+            session, row, stage, state=state, before=_key(before) if before else None, limit=limit
+        )
+        following = next_cursor(rows, limit, lambda each: (each.requested_at.isoformat(), each.id))
+        return page(wire.Page[wire.PromotionOut](items=promotion_shapes(session, row, rows), next=following))
 
 
 @bp.get(f"{_STAGE}/history")
@@ -145,17 +194,59 @@ def history(model: ModelName, stage: str) -> Response:
         raise InvalidCursorError("The cursor is not valid.")
     with transaction(read_only=True) as session:
         row = models.find(session, actor(), model, Permission.PROMOTION_READ)
-        pointers.check_stage(stage, config().stages)
+        pointers.check_stage(row, stage, config().stages)
         rows = promotions.history(session, row, stage, before=before[0] if before else None, limit=limit)
         following = next_cursor(rows, limit, lambda promotion: (promotion.seq,))
-        return page(wire.Page[wire.HistoryItem](items=[_entry(promotion) for promotion in rows], next=following))
+        ends = promotions.ends(session, row, stage, rows)
+        approvers = deciding.approvers(session, [each.id for each in rows])
+        items = [_entry(each, ends.get(each.seq or 0), approvers.get(each.id, [])) for each in rows]
+        return page(wire.Page[wire.HistoryItem](items=items, next=following))
+
+
+def _preview(model: ModelName, stage: str, asked: wire.PromotionIn) -> Response:
+    if asked.version is None:
+        raise InvalidParameterError("dry_run is about promoting a version; there is none in the body.")
+    with transaction(read_only=True) as session:
+        row = models.find(session, actor(), model, Permission.PROMOTION_READ)
+        judged = proposing.preview(
+            session, actor(), row, stage, asked.version, stages=config().stages, now=now(session)
+        )
+        return answer(_previewed(models.full_name(row), stage, asked.version, judged))
+
+
+def _previewed(model: ModelName, stage: str, number: int, judged: Judgement) -> wire.PreviewOut:
+    required = judged.policy.approvals.required if judged.policy.approvals is not None else 0
+    outcome = "applied"
+    if judged.policy.freeze is not None:
+        outcome = "frozen"
+    elif judged.failed:
+        outcome = "failed"
+    elif judged.waits or required:
+        outcome = "pending"
+    return wire.PreviewOut.model_validate({
+        "model": str(model),
+        "stage": stage,
+        "version": number,
+        "outcome": outcome,
+        "freeze": judged.policy.freeze,
+        "policy_revision": judged.policy_revision,
+        "required_approvals": required,
+        "gates": judged.rows(),
+    })  # fmt: skip
+
+
+def _key(before: tuple[str, str]) -> tuple[datetime, str]:
+    try:
+        return datetime.fromisoformat(before[0]).astimezone(UTC), before[1]
+    except (ValueError, OverflowError):
+        raise InvalidCursorError("The cursor is not valid.") from None
 
 
 def _unmoved(session: Session, model: ModelName, stage: str, permission: Permission) -> Model:
     """The model, locked, so that the time read next is the time of the move. Raises PreconditionFailedError."""
     row = models.find(session, actor(), model, permission)
     models.lock(session, row)
-    pointers.check_stage(stage, config().stages)
+    pointers.check_stage(row, stage, config().stages)
     if request.if_match:
         pointer = pointers.find_stage(session, row, stage)
         present = _etag(stage, pointer.seq if pointer is not None else 0)
@@ -193,7 +284,7 @@ def _holder_then(stage: str, promotion: Promotion | None) -> wire.StageHolder:
     )
 
 
-def _entry(promotion: Promotion) -> wire.HistoryItem:
+def _entry(promotion: Promotion, until: datetime | None, approved_by: list[str]) -> wire.HistoryItem:
     return wire.HistoryItem.model_validate({
         "seq": promotion.seq,
         "kind": promotion.kind,
@@ -201,6 +292,9 @@ def _entry(promotion: Promotion) -> wire.HistoryItem:
         "previous": promotion.previous,
         "by": promotion.requested_by,
         "at": promotion.decided_at,
+        "until": until,
         "message": promotion.message,
         "id": promotion.id,
+        "gates": promotion.gates,
+        "approved_by": approved_by,
     })  # fmt: skip

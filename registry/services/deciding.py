@@ -15,7 +15,8 @@ from registry.domain.access import Permission, Role
 from registry.domain.audit import Action
 from registry.domain.errors import ConflictError, ForbiddenError
 from registry.domain.names import fold
-from registry.services import judging, models, pointers, promotions
+from registry.domain.policy import Policy
+from registry.services import judging, models, pointers, policies, promotions
 from registry.services.actors import SYSTEM, Actor
 from registry.services.judging import Judgement
 
@@ -61,7 +62,7 @@ def conclude(
             promotion.state, promotion.decided_at = "failed", now
             promotions.record(session, actor, model, Action.PROMOTION_FAIL, promotion, now=now, gates=judged.rows())
             return
-        if judged.waits or lacking(session, promotion, judged) > 0:
+        if judged.waits or lacking(session, promotion, judged.policy) > 0:
             if is_new:
                 promotions.record(session, actor, model, Action.PROMOTION_REQUEST, promotion, now=now)
             return
@@ -69,10 +70,23 @@ def conclude(
     _judge_others(session, model, pointer, promotion, stages=stages, now=now)
 
 
-def lacking(session: Session, promotion: Promotion, judged: Judgement) -> int:
-    """How many approvals are still missing."""
-    asked = judged.policy.approvals
-    if asked is None or (promotion.kind == "rollback" and judged.policy.rollback_skips_approvals):
+def missing(
+    session: Session, model: Model, promotions_: Sequence[Promotion], *, stages: Sequence[str]
+) -> dict[str, int]:
+    """How many approvals those of some promotions still need that are pending, by id and the policies in force."""
+    pending = [each for each in promotions_ if each.state == "pending"]
+    known = models.stages_of(model, stages)
+    in_force = {
+        stage: policies.read(policies.in_force(session, model, stage), stages=known)
+        for stage in {each.stage for each in pending}
+    }
+    return {each.id: lacking(session, each, in_force[each.stage]) for each in pending}
+
+
+def lacking(session: Session, promotion: Promotion, policy: Policy) -> int:
+    """How many approvals are missing by a policy."""
+    asked = policy.approvals
+    if asked is None or (promotion.kind == "rollback" and policy.rollback_skips_approvals):
         return 0
     return max(0, asked.required - sum(each.decision == "approve" for each in counting(session, promotion)))
 
@@ -83,9 +97,22 @@ def counting(session: Session, promotion: Promotion) -> list[Approval]:
     return list(session.scalars(query.order_by(Approval.id)))
 
 
-def approvals_of(session: Session, promotion: Promotion) -> list[Approval]:
-    """Every decision there ever was, the first one first."""
-    return list(session.scalars(select(Approval).where(Approval.promotion_id == promotion.id).order_by(Approval.id)))
+def approvals_of(session: Session, promotion_ids: Sequence[str]) -> dict[str, list[Approval]]:
+    """Every decision there ever was on some promotions, by id, the first one first."""
+    found: dict[str, list[Approval]] = {}
+    query = select(Approval).where(Approval.promotion_id.in_(promotion_ids)).order_by(Approval.id)
+    for approval in session.scalars(query) if promotion_ids else ():
+        found.setdefault(approval.promotion_id, []).append(approval)
+    return found
+
+
+def approvers(session: Session, promotion_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Who agreed to some promotions, by id; only decisions that counted."""
+    made = approvals_of(session, promotion_ids)
+    return {
+        promotion_id: [each.user_name for each in all_ if each.decision == "approve" and each.lapsed_at is None]
+        for promotion_id, all_ in made.items()
+    }
 
 
 def approve(
@@ -97,7 +124,7 @@ def approve(
     now: datetime,
     comment: str = "",
     seen: str | None = None,
-) -> Promotion:
+) -> tuple[Promotion, Model]:
     """Agree to a pending promotion; the last approval that it needs applies it. Repeating it changes nothing.
 
     `seen` is the digest of the evidence the approver has looked at, if they say so. The gates are evaluated anew.
@@ -110,15 +137,17 @@ def approve(
         raise EvidenceChangedError("The evidence has changed since you saw it.", evidence=judged.evidence_sha256)
     _check_approver(session, actor, model, promotion, judged)
     if any(each.user_id == actor.user_id for each in counting(session, promotion)):
-        return promotion
+        return promotion, model
     session.add(_decision(actor, promotion, "approve", comment, now=now))
     session.flush()  # the conclusion counts it
     promotions.record(session, actor, model, Action.PROMOTION_APPROVE, promotion, now=now, comment=comment)
     conclude(session, actor, model, pointer, promotion, judged=judged, stages=stages, now=now)
-    return promotion
+    return promotion, model
 
 
-def reject(session: Session, actor: Actor, promotion_id: str, *, now: datetime, comment: str = "") -> Promotion:
+def reject(
+    session: Session, actor: Actor, promotion_id: str, *, now: datetime, comment: str = ""
+) -> tuple[Promotion, Model]:
     """Refuse a pending promotion, which ends it.
 
     Raises PromotionNotFoundError, PromotionClosedError or PermissionDeniedError.
@@ -131,10 +160,12 @@ def reject(session: Session, actor: Actor, promotion_id: str, *, now: datetime, 
     session.add(_decision(actor, promotion, "reject", comment, now=now))
     promotion.state, promotion.decided_at = "rejected", now
     promotions.record(session, actor, model, Action.PROMOTION_REJECT, promotion, now=now, comment=comment)
-    return promotion
+    return promotion, model
 
 
-def cancel(session: Session, actor: Actor, promotion_id: str, *, now: datetime, comment: str = "") -> Promotion:
+def cancel(
+    session: Session, actor: Actor, promotion_id: str, *, now: datetime, comment: str = ""
+) -> tuple[Promotion, Model]:
     """Take a pending promotion back: the one who asked for it, or an admin.
 
     Raises PromotionNotFoundError, PromotionClosedError or PermissionDeniedError.
@@ -144,7 +175,7 @@ def cancel(session: Session, actor: Actor, promotion_id: str, *, now: datetime, 
         actor.check(Permission.PROMOTION_FORCE, models.full_name(model))
     promotion.state, promotion.decided_at = "cancelled", now
     promotions.record(session, actor, model, Action.PROMOTION_CANCEL, promotion, now=now, comment=comment)
-    return promotion
+    return promotion, model
 
 
 def expire(session: Session, *, limit: int, now: datetime) -> int:
@@ -261,8 +292,8 @@ def _decision(actor: Actor, promotion: Promotion, decision: str, comment: str, *
 def _pending(
     session: Session, actor: Actor, promotion_id: str, permission: Permission, *, now: datetime
 ) -> tuple[Model, Pointer, Promotion]:
-    found, name = promotions.find(session, actor, promotion_id)
-    actor.check(permission, name)
+    found, owner = promotions.find(session, actor, promotion_id)
+    actor.check(permission, models.full_name(owner))
     model, pointer, promotion = _locked(session, actor, found.id)
     if promotion.state != "pending" or (promotion.expires_at is not None and promotion.expires_at <= now):
         state = promotion.state if promotion.state != "pending" else "expired"
@@ -272,8 +303,8 @@ def _pending(
 
 def _locked(session: Session, actor: Actor, promotion_id: str) -> tuple[Model, Pointer, Promotion]:
     """The promotion as it is and stays until the transaction ends; its model is locked first, as everywhere."""
-    promotion, _ = promotions.find(session, actor, promotion_id)
-    model = models.lock(session, session.get_one(Model, promotion.model_id))
+    promotion, owner = promotions.find(session, actor, promotion_id)
+    model = models.lock(session, owner)
     session.refresh(promotion)
     pointer = pointers.find_stage(session, model, promotion.stage) or promotions.empty(model, promotion.stage)
     return model, pointer, promotion

@@ -22,6 +22,7 @@ class Judgement:
     """The policy in force, what its gates said, and the digest that approvals are bound to."""
 
     policy_id: int | None
+    policy_revision: int | None
     policy: rules.Policy
     results: Sequence[GateResult]
     evidence_sha256: str
@@ -54,20 +55,21 @@ def judge(
     stages: Sequence[str],
     now: datetime,
 ) -> Judgement:
-    """Evaluate every gate of the stage for a version.
+    """Evaluate every gate of the stage for a version. `stages` are those of the server.
 
     A rollback passes no gates again: the version met them when it was promoted, and to beat the holder that is being
     undone means nothing. Neither does emptying the stage.
     """
     row = policies.in_force(session, model, pointer.name)
-    policy = policies.read(row, stages=stages)
+    policy = policies.read(row, stages=models.stages_of(model, stages))
     results: list[GateResult] = []
     if version is not None and kind != "rollback":
         results = rules.judge(policy, _evidence(session, model, pointer, version, policy, now=now))
         if policy.require_stage is not None:
             results.append(_has_held(session, model, version, policy.require_stage, now=now))
     digest = version.digest if version is not None else ""
-    return Judgement(_id(row), policy, results, rules.evidence_digest(digest, results))
+    revision = row.revision if row is not None else None
+    return Judgement(_id(row), revision, policy, results, rules.evidence_digest(digest, results))
 
 
 def _evidence(

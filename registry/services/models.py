@@ -1,5 +1,6 @@
 """Models: named lines of versions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -43,6 +44,11 @@ class Objective:
 def full_name(model: Model) -> ModelName:
     """The canonical `namespace/name` of a row whose namespace is loaded."""
     return ModelName(model.namespace.name, model.name)
+
+
+def stages_of(model: Model, configured: Sequence[str]) -> Sequence[str]:
+    """The model's stages in the order a version climbs: its own, else its namespace's, else those of the server."""
+    return model.stages or model.namespace.stages or configured
 
 
 def find(session: Session, actor: Actor, name: ModelName, permission: Permission) -> Model:

@@ -37,10 +37,10 @@ class StageNameTakenError(ConflictError):
 
 
 class StageNotFoundError(NotFoundError):
-    """No stage of that name is configured."""
+    """The model has no stage of that name."""
 
     code = "STAGE_NOT_FOUND"
-    remedy = "Use one of the stages there are; the operator adds one with REGISTRY_STAGES."
+    remedy = "Use one of the stages there are; an admin adds one for the namespace or the model."
 
 
 def stages_of(session: Session, model_ids: Sequence[int]) -> dict[int, list[Pointer]]:
@@ -78,7 +78,7 @@ def find_stage(session: Session, model: Model, stage: str) -> Pointer | None:
     """The stage's row as it is now; None if it never moved. Raises StageNameTakenError if it is an alias."""
     pointer = _row(session, model, stage)
     if pointer is not None and pointer.kind != "stage":
-        raise _taken(stage, [str(models.full_name(model))])
+        raise stage_name_taken(stage, [str(models.full_name(model))])
     return pointer
 
 
@@ -87,15 +87,15 @@ def point(
 ) -> Pointer:
     """Make `model@name` mean a ready version, creating the alias if it is new. Repeating it changes nothing.
 
-    Raises AliasIsStageError, VersionNotFoundError, VersionTrashedError, VersionPurgedError, PermissionDeniedError, or
-    what `check_pointer` raises.
+    `stages` are those of the server. Raises AliasIsStageError, VersionNotFoundError, VersionTrashedError,
+    VersionPurgedError, PermissionDeniedError, or what `check_pointer` raises.
     """
     owner = models.full_name(model)
     actor.check(Permission.ALIAS_POINT, owner)
     check_pointer(name)
     models.lock(session, model)
     pointer = _row(session, model, name)
-    if name in stages or (pointer is not None and pointer.kind == "stage"):
+    if name in models.stages_of(model, stages) or (pointer is not None and pointer.kind == "stage"):
         raise AliasIsStageError(f"{shown(name)} is a stage of {owner}, not an alias.", name=name)
     ready_version(session, model, number)
     before = pointer.number if pointer is not None else None
@@ -136,10 +136,13 @@ def ready_version(session: Session, model: Model, number: int) -> Version:
     return versions.live(version)
 
 
-def check_stage(stage: str, stages: Sequence[str]) -> str:
-    """Check that the stage is one of those configured. Raises StageNotFoundError listing them."""
-    if stage not in stages:
-        raise StageNotFoundError(f"There is no stage {shown(stage)}; there is {', '.join(stages)}.", stages=[*stages])
+def check_stage(model: Model, stage: str, stages: Sequence[str]) -> str:
+    """Check that it is one of the model's stages; `stages` are those of the server. Raises StageNotFoundError."""
+    known = models.stages_of(model, stages)
+    if stage not in known:
+        owner = models.full_name(model)
+        message = f"{owner} has no stage {shown(stage)}; it has {', '.join(known)}."
+        raise StageNotFoundError(message, stages=[*known])
     return stage
 
 
@@ -162,10 +165,11 @@ def check_stage_names(session: Session, stages: Sequence[str]) -> None:
     for name, model in session.execute(clashes):
         taken.setdefault(name, []).append(str(models.full_name(model)))
     for stage, owners in taken.items():
-        raise _taken(stage, owners)
+        raise stage_name_taken(stage, owners)
 
 
-def _taken(stage: str, owners: list[str]) -> StageNameTakenError:
+def stage_name_taken(stage: str, owners: list[str]) -> StageNameTakenError:
+    """The refusal that names the models whose alias is in the way."""
     rest = f" and {len(owners) - _NAMED} more" if len(owners) > _NAMED else ""
     return StageNameTakenError(
         f"The stage {shown(stage)} has the name of an alias of {', '.join(owners[:_NAMED])}{rest}.",

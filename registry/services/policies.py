@@ -8,13 +8,15 @@ from typing import Any
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from registry.db.tables import Model, Namespace, Policy
+from registry.db.tables import Model, Namespace, Policy, Promotion
 from registry.domain import policy as rules
 from registry.domain.access import Permission
 from registry.domain.audit import Action
 from registry.domain.errors import ConflictError, NotFoundError
+from registry.domain.names import shown
 from registry.services import audit, models, pointers
 from registry.services.actors import Actor
+from registry.services.pointers import StageNotFoundError
 
 
 class PolicyNotFoundError(NotFoundError):
@@ -40,11 +42,27 @@ def in_force(session: Session, model: Model, stage: str) -> Policy | None:
     return shared if shared is not None and shared.document is not None else None
 
 
+def of_namespace(session: Session, namespace: Namespace, stage: str, *, stages: Sequence[str]) -> Policy | None:
+    """What counts for models without a policy of their own. Raises StageNotFoundError."""
+    known = namespace.stages or stages
+    if stage not in known:
+        raise StageNotFoundError(f"{namespace.name} has no stage {shown(stage)}.", stages=[*known])
+    found = session.scalar(_of_namespace(namespace.id, stage).limit(1))
+    return found if found is not None and found.document is not None else None
+
+
 def read(row: Policy | None, *, stages: Sequence[str]) -> rules.Policy:
     """The rules of a stored policy; those of none are open."""
     if row is None or row.document is None:
         return rules.OPEN
     return rules.read_policy(row.document, stages=stages, stage=row.stage)
+
+
+def revisions_of(session: Session, promotions: Sequence[Promotion]) -> dict[int, int]:
+    """The revisions that some promotions were judged by, by the policy's id."""
+    ids = {promotion.policy_id for promotion in promotions if promotion.policy_id is not None}
+    query = select(Policy.id, Policy.revision).where(Policy.id.in_(ids))
+    return {row.id: row.revision for row in session.execute(query)} if ids else {}
 
 
 def revisions(session: Session, model: Model, stage: str, *, before: int | None, limit: int) -> list[Policy]:
@@ -74,9 +92,10 @@ def set_for_model(
     owner = models.full_name(model)
     actor.check(Permission.POLICY_SET, owner)
     models.lock(session, model)
-    pointers.check_stage(stage, stages)
+    pointers.check_stage(model, stage, stages)
     newest = session.scalar(_of_model(model, stage).limit(1))
-    row = _revised(newest, change, stages=stages, stage=stage, actor=actor, now=now)
+    known = models.stages_of(model, stages)
+    row = _revised(newest, change, stages=known, stage=stage, actor=actor, now=now)
     if row is newest:
         return row
     row.namespace_id, row.model_id = model.namespace_id, model.id
@@ -96,9 +115,11 @@ def set_for_namespace(
     """Give a stage a policy in every model of the namespace that has none of its own. Raises as `set_for_model`."""
     actor.check_namespace(Permission.POLICY_SET, namespace.name)
     session.scalars(select(Namespace).where(Namespace.id == namespace.id).with_for_update()).one()
-    pointers.check_stage(stage, stages)
+    known = namespace.stages or stages
+    if stage not in known:
+        raise StageNotFoundError(f"{namespace.name} has no stage {shown(stage)}.", stages=[*known])
     newest = session.scalar(_of_namespace(namespace.id, stage).limit(1))
-    row = _revised(newest, change, stages=stages, stage=stage, actor=actor, now=now)
+    row = _revised(newest, change, stages=known, stage=stage, actor=actor, now=now)
     if row is newest:
         return row
     row.namespace_id = namespace.id

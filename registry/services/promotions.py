@@ -7,18 +7,19 @@ so of any number who expect the same holder one wins, and the others learn who i
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, select, tuple_
 from sqlalchemy.orm import Session, contains_eager
 
 from registry.db.tables import Model, Pointer, Promotion
 from registry.domain.access import Permission
 from registry.domain.audit import Action, event_time
 from registry.domain.errors import ConflictError, NotFoundError
-from registry.domain.names import ModelName, shown
+from registry.domain.names import shown
 from registry.services import audit, models, pointers
 from registry.services.actors import Actor
 
@@ -57,7 +58,7 @@ class Expected:
 ANYTHING: Final = Expected()
 
 
-def find(session: Session, actor: Actor, promotion_id: str) -> tuple[Promotion, ModelName]:
+def find(session: Session, actor: Actor, promotion_id: str) -> tuple[Promotion, Model]:
     """A promotion and its model. Raises PromotionNotFoundError, also if the actor may not read the model."""
     found = None
     if _ID.fullmatch(promotion_id):
@@ -71,7 +72,7 @@ def find(session: Session, actor: Actor, promotion_id: str) -> tuple[Promotion, 
         found = session.execute(query).one_or_none()
     if found is None or not actor.may(Permission.PROMOTION_READ, models.full_name(found[1])):
         raise PromotionNotFoundError(f"There is no promotion {shown(promotion_id)}.", promotion=promotion_id)
-    return found[0], models.full_name(found[1])
+    return found[0], found[1]
 
 
 def history(session: Session, model: Model, stage: str, *, before: int | None, limit: int) -> list[Promotion]:
@@ -80,6 +81,32 @@ def history(session: Session, model: Model, stage: str, *, before: int | None, l
     if before is not None:
         query = query.where(Promotion.seq < before)
     return list(session.scalars(query.order_by(Promotion.seq.desc()).limit(limit + 1)))
+
+
+def ends(session: Session, model: Model, stage: str, entries: Sequence[Promotion]) -> dict[int, datetime]:
+    """When each of some entries of the history was followed by the next, by seq."""
+    after = [entry.seq + 1 for entry in entries if entry.seq is not None]
+    query = applied(model, stage).where(Promotion.seq.in_(after))
+    return {entry.seq - 1: entry.decided_at for entry in session.scalars(query) if entry.seq and entry.decided_at}
+
+
+def page_of_promotions(
+    session: Session,
+    model: Model,
+    stage: str,
+    *,
+    state: str | None,
+    before: tuple[datetime, str] | None,
+    limit: int,
+) -> list[Promotion]:
+    """Whatever was asked of a stage, the last asked for first, `limit + 1` at most."""
+    query = select(Promotion).where(Promotion.model_id == model.id, Promotion.stage == stage)
+    if state is not None:
+        query = query.where(Promotion.state == state)
+    if before is not None:
+        query = query.where(tuple_(Promotion.requested_at, Promotion.id) < before)
+    order = (Promotion.requested_at.desc(), Promotion.id.desc())
+    return list(session.scalars(query.order_by(*order).limit(limit + 1)))
 
 
 def at(session: Session, model: Model, stage: str, moment: datetime) -> Promotion | None:

@@ -80,7 +80,7 @@ def promote(
     actor.check(Permission.PROMOTION_FORCE if forced else Permission.PROMOTION_REQUEST, models.full_name(model))
     if forced and not message.strip():
         raise ReasonRequiredError("A forced promotion needs a reason.")
-    before = promotions.held(session, model, pointers.check_stage(stage, stages), expected)
+    before = promotions.held(session, model, pointers.check_stage(model, stage, stages), expected)
     version = _intact(pointers.ready_version(session, model, number))
     return _propose(session, actor, model, before, version, kind=kind, message=message, stages=stages, now=now)
 
@@ -98,7 +98,7 @@ def demote(
 ) -> Promotion:
     """Ask that the stage become empty. Raises StageEmptyError, or as `promote`."""
     actor.check(Permission.PROMOTION_REQUEST, models.full_name(model))
-    before = promotions.held(session, model, pointers.check_stage(stage, stages), expected)
+    before = promotions.held(session, model, pointers.check_stage(model, stage, stages), expected)
     if before.number is None:
         raise StageEmptyError(f"Nothing holds {models.full_name(model)}@{stage}.", stage=stage, seq=before.seq)
     return _propose(session, actor, model, before, None, kind="demote", message=message, stages=stages, now=now)
@@ -121,7 +121,7 @@ def rollback(
     Raises NothingToRollBackError, NotAFormerHolderError, or as `promote`.
     """
     actor.check(Permission.PROMOTION_ROLLBACK, models.full_name(model))
-    before = promotions.held(session, model, pointers.check_stage(stage, stages), expected)
+    before = promotions.held(session, model, pointers.check_stage(model, stage, stages), expected)
     version = _last_other(session, model, before) if to is None else _former(session, model, before, to)
     return _propose(session, actor, model, before, version, kind="rollback", message=message, stages=stages, now=now)
 
@@ -131,7 +131,7 @@ def preview(
 ) -> Judgement:
     """What the gates would say now; nothing is written. Raises as `promote`, but not that the stage is frozen."""
     actor.check(Permission.PROMOTION_READ, models.full_name(model))
-    pointers.check_stage(stage, stages)
+    pointers.check_stage(model, stage, stages)
     pointer = pointers.find_stage(session, model, stage) or promotions.empty(model, stage)
     version = _intact(pointers.ready_version(session, model, number))
     return judging.judge(session, model, pointer, version, kind="promote", stages=stages, now=now)

@@ -67,7 +67,7 @@ def show(model: ModelName) -> Response:
             around=around,
             metrics=ordering.metric_names(around.metrics, first=row.objective_metric, limit=_COLUMNS),
             held=pointers.stages_of(session, [row.id]),
-            stages=ordering.stages(config().stages),
+            stages=ordering.stages(models.stages_of(row, config().stages)),
             latest=versions.latest(session, [row.id]).get(row.id),
             tags=tags.of_models(session, [row.id]).get(row.id, {}),
             kind=kind,

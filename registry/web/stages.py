@@ -21,7 +21,7 @@ def show(model: ModelName, stage: str) -> Response:
     limit, before = page_limit(), cursor(int)
     with transaction(read_only=True) as session:
         row = models.find(session, actor(), model, Permission.PROMOTION_READ)
-        pointers.check_stage(stage, config().stages)
+        pointers.check_stage(row, stage, config().stages)
         rows = promotions.history(session, row, stage, before=before[0] if before else None, limit=limit)
         following = next_cursor(rows, limit, lambda entry: (entry.seq,))
         return render(

@@ -1,9 +1,6 @@
-"""The shapes of models, aliases, stages and promotions."""
+"""The shapes of models, aliases and stages."""
 
 from datetime import datetime
-from typing import Annotated
-
-from pydantic import Field
 
 from registry.wire.base import Direction, In, Message, Name, Number, Out, Short
 
@@ -70,50 +67,3 @@ class AliasOut(Out):
     seq: int
     by: str
     at: datetime
-
-
-class PromotionIn(In):
-    """Move a stage to a version; null empties it. `expect` is the holder you saw, 0 for none."""
-
-    version: Number | None
-    expect: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
-    expect_seq: Annotated[int, Field(ge=0, le=2**62)] | None = None
-    message: Message = ""
-
-
-class RollbackIn(In):
-    """Go back to an earlier holder: the one before, or version `to`."""
-
-    to: Number | None = None
-    expect: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
-    expect_seq: Annotated[int, Field(ge=0, le=2**62)] | None = None
-    message: Message = ""
-
-
-class PromotionOut(Out):
-    """A promotion and what became of it."""
-
-    id: str
-    model: str
-    stage: str
-    kind: str
-    state: str
-    seq: int | None
-    version: int | None
-    previous: int | None
-    by: str
-    at: datetime
-    message: str
-
-
-class HistoryItem(Out):
-    """One entry of a stage's history."""
-
-    seq: int
-    kind: str
-    version: int | None
-    previous: int | None
-    by: str
-    at: datetime
-    message: str
-    id: str

@@ -4,7 +4,7 @@ import pytest
 
 from registry.domain.names import InvalidPointerNameError, ReservedNameError
 from registry.domain.references import parse_reference
-from registry.services import pointers, promotions, versions
+from registry.services import pointers, proposing, versions
 from registry.services.actors import PermissionDeniedError
 from registry.services.pointers import AliasIsStageError, StageNameTakenError, StageNotFoundError
 from registry.services.versions import (
@@ -79,7 +79,7 @@ def test_an_alias_cannot_take_the_name_of_a_stage(session, admin, model, name):
 
 
 def test_an_alias_cannot_take_the_name_of_a_stage_that_is_configured_no_longer(session, admin, model):
-    promotions.apply(session, admin, model, "production", 1, stages=STAGES, now=T0)
+    proposing.promote(session, admin, model, "production", 1, stages=STAGES, now=T0)
     with pytest.raises(AliasIsStageError):
         point(session, admin, model, "production", 2, stages=("staging",))
     with pytest.raises(PointerNotFoundError):
@@ -134,7 +134,7 @@ def test_stages_of_many_models_come_with_one_query(session, admin, model):
     make_version(session, other)
     point(session, admin, model, "champion", 1)
     for stage in STAGES:
-        promotions.apply(session, admin, model, stage, 1, stages=STAGES, now=T0)
+        proposing.promote(session, admin, model, stage, 1, stages=STAGES, now=T0)
     found = pointers.stages_of(session, [model.id, other.id])
     assert {key: [pointer.name for pointer in held] for key, held in found.items()} == {
         model.id: ["production", "staging"]
@@ -144,7 +144,7 @@ def test_stages_of_many_models_come_with_one_query(session, admin, model):
 
 
 def test_aliases_are_listed_by_name_without_stages(session, admin, model):
-    promotions.apply(session, admin, model, "production", 1, stages=STAGES, now=T0)
+    proposing.promote(session, admin, model, "production", 1, stages=STAGES, now=T0)
     for name in ("c", "a", "b"):
         point(session, admin, model, name, 1)
     page = pointers.page_of_aliases(session, model, after=None, limit=1)
@@ -152,9 +152,9 @@ def test_aliases_are_listed_by_name_without_stages(session, admin, model):
     assert [pointer.name for pointer in pointers.page_of_aliases(session, model, after="b", limit=5)] == ["c"]
 
 
-def test_an_unknown_stage_is_refused_with_those_there_are():
+def test_an_unknown_stage_is_refused_with_those_there_are(model):
     with pytest.raises(StageNotFoundError) as refused:
-        pointers.check_stage("canary", STAGES)
+        pointers.check_stage(model, "canary", STAGES)
     assert refused.value.details["stages"] == ["staging", "production"]
 
 
@@ -168,7 +168,7 @@ def test_a_new_stage_that_is_an_alias_somewhere_is_refused_listing_the_models(se
         pointers.check_stage_names(session, (*STAGES, "canary"))
     assert refused.value.details == {"stage": "canary", "models": ["default/m", "default/n"]}
     with pytest.raises(StageNameTakenError):
-        promotions.apply(session, admin, model, "canary", 1, stages=("canary",), now=T0)
+        proposing.promote(session, admin, model, "canary", 1, stages=("canary",), now=T0)
 
 
 def test_a_configured_stage_keeps_the_naming_rule(session):

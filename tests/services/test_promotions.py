@@ -6,17 +6,11 @@ from sqlalchemy import select
 from registry.db.tables import Pointer, Promotion
 from registry.domain.errors import VersionDamagedError
 from registry.domain.references import parse_reference
-from registry.services import pointers, promotions, versions
+from registry.services import pointers, promotions, proposing, versions
 from registry.services.actors import PermissionDeniedError
 from registry.services.pointers import StageNotFoundError
-from registry.services.promotions import (
-    Expected,
-    NotAFormerHolderError,
-    NothingToRollBackError,
-    PromotionNotFoundError,
-    StageEmptyError,
-    StageMovedError,
-)
+from registry.services.promotions import Expected, PromotionNotFoundError, StageMovedError
+from registry.services.proposing import NotAFormerHolderError, NothingToRollBackError, StageEmptyError
 from registry.services.versions import VersionNotFoundError, VersionPurgedError, VersionTrashedError
 from tests.support.factories import events, make_model, make_version, make_versions
 from tests.support.world import T0
@@ -34,7 +28,9 @@ def model(session):
 @pytest.fixture
 def move(session, admin, model):
     def promote(number, *, actor=admin, stage="production", now=T0, **more):
-        return promotions.apply(session, actor, model, stage, number, stages=STAGES, now=now, **more)
+        if number is None:
+            return proposing.demote(session, actor, model, stage, stages=STAGES, now=now, **more)
+        return proposing.promote(session, actor, model, stage, number, stages=STAGES, now=now, **more)
 
     return promote
 
@@ -42,7 +38,7 @@ def move(session, admin, model):
 @pytest.fixture
 def back(session, admin, model):
     def rollback(to=None, *, actor=admin, **more):
-        return promotions.rollback(session, actor, model, "production", to, stages=STAGES, now=T0, **more)
+        return proposing.rollback(session, actor, model, "production", to, stages=STAGES, now=T0, **more)
 
     return rollback
 
@@ -159,7 +155,7 @@ def test_an_unknown_stage_does_not_come_to_be(session, move, model, admin):
     with pytest.raises(StageNotFoundError):
         move(1, stage="canary")
     with pytest.raises(StageNotFoundError):
-        promotions.rollback(session, admin, model, "canary", None, stages=STAGES, now=T0)
+        proposing.rollback(session, admin, model, "canary", None, stages=STAGES, now=T0)
 
 
 def test_a_demotion_empties_the_stage(session, admin, model, move):

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from registry.db.tables import Artifact, LineageEdge, Model, Version
 from registry.domain.access import Permission
 from registry.domain.names import parse_model
-from registry.services import grants, metrics, models, pointers, promotions, tags
+from registry.services import grants, metrics, models, pointers, proposing, tags
 from registry.services.actors import SYSTEM, Actor
 from registry.services.metrics import Measurement
 from registry.services.models import Objective
@@ -47,7 +47,10 @@ def promote(
 ) -> None:
     """Move a stage, so many hours after the beginning."""
     now = T0 + timedelta(hours=hour)
-    promotions.apply(session, actor, model, stage, number, stages=STAGES, now=now, message=why)
+    if number is None:
+        proposing.demote(session, actor, model, stage, stages=STAGES, now=now, message=why)
+    else:
+        proposing.promote(session, actor, model, stage, number, stages=STAGES, now=now, message=why)
 
 
 def fill(session: Session, actor: Actor) -> None:
