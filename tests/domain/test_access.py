@@ -46,7 +46,7 @@ def test_every_permission_has_its_place(permission: Permission) -> None:
 
 @pytest.mark.parametrize("permission", Permission)
 def test_a_reader_changes_nothing_of_the_namespace(permission: Permission) -> None:
-    own = permission == Permission.TOKEN_MANAGE
+    own = permission in (Permission.TOKEN_MANAGE, Permission.CONSUMER_REPORT)
     assert allows(Role.READER, permission) is (permission.endswith(":read") or own)
 
 

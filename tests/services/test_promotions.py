@@ -291,8 +291,8 @@ def test_a_history_comes_in_pages(session, model, move):
 def test_a_promotion_is_found_by_whoever_reads_its_model(session, model, move, make_actor):
     promotion = move(1)
     session.flush()
-    found, name = promotions.find(session, make_actor("ana", "reader"), promotion.id)
-    assert (found.id, str(name)) == (promotion.id, "default/m")
+    found, owner = promotions.find(session, make_actor("ana", "reader"), promotion.id)
+    assert (found.id, owner.id) == (promotion.id, model.id)
     stranger = make_actor("eve", "reader", "elsewhere")
     for actor, promotion_id in ((stranger, promotion.id), (make_actor("ana"), "0" * 32), (make_actor("ana"), "\0")):
         with pytest.raises(PromotionNotFoundError):
