@@ -20,7 +20,7 @@ from typing import Any, Final
 from registry.domain.access import Role
 from registry.domain.errors import InvalidError
 from registry.domain.evidence import Evidence
-from registry.domain.gates import DIRECTION, GATES, TEXT, Need, Parameter, Verdict, evaluate
+from registry.domain.gates import DIRECTION, GATES, TEXT, Need, Parameter, evaluate
 from registry.domain.manifest import canonical_json
 from registry.domain.names import shown
 
@@ -109,7 +109,13 @@ class GateResult:
 
 def judge(policy: Policy, evidence: Evidence) -> list[GateResult]:
     """What every gate says, in the order of the policy."""
-    return [_result(str(rule["kind"]), evaluate(rule, evidence)) for rule in policy.gates]
+    return [judge_one(str(rule["kind"]), rule, evidence) for rule in policy.gates]
+
+
+def judge_one(kind: str, rule: Mapping[str, Any], evidence: Evidence) -> GateResult:
+    """What one gate says, recorded as of a kind."""
+    verdict = evaluate(rule, evidence)
+    return GateResult(kind, verdict.passed, verdict.reason, verdict.evidence)
 
 
 def evidence_digest(version_digest: str, results: Sequence[GateResult]) -> str:
@@ -168,10 +174,6 @@ def schema() -> dict[str, Any]:
             "expires_s": _SECONDS | {"minimum": 1},
         },
     }
-
-
-def _result(kind: str, verdict: Verdict) -> GateResult:
-    return GateResult(kind, verdict.passed, verdict.reason, verdict.evidence)
 
 
 def _gates(given: Any) -> list[Mapping[str, Any]]:

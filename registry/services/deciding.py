@@ -209,6 +209,19 @@ def reconsider(session: Session, version_id: int, *, stages: Sequence[str], now:
     return len(waiting)
 
 
+def reconsider_stage(session: Session, model: Model, stage: str, *, stages: Sequence[str], now: datetime) -> None:
+    """Judge anew whatever is pending on a stage of a model that is locked: its policy asks for something else now."""
+    query = (
+        select(Promotion.id)
+        .where(Promotion.model_id == model.id, Promotion.stage == stage, Promotion.state == "pending")
+        .order_by(Promotion.requested_at, Promotion.id)
+    )
+    for promotion_id in session.scalars(query).all():
+        _, pointer, promotion = _locked(session, SYSTEM, promotion_id)
+        if promotion.state == "pending":
+            _settle(session, model, pointer, promotion, stages=stages, now=now)
+
+
 def _judge_others(
     session: Session, model: Model, pointer: Pointer, applied: Promotion, *, stages: Sequence[str], now: datetime
 ) -> None:

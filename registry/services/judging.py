@@ -1,6 +1,6 @@
 """Judging: what a stage's policy says of a version at this moment."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,10 +11,13 @@ from sqlalchemy.orm import Session
 from registry.db.tables import Model, Pointer, Policy, Promotion, Version
 from registry.domain import policy as rules
 from registry.domain.evidence import Evidence
+from registry.domain.gates import Need
 from registry.domain.policy import GateResult, RequireStage
 from registry.services import evidence, models, policies
 
 REQUIRE_STAGE = "require_stage"
+AUTO = "auto"
+"""Kinds of results that a policy's `require_stage` and `auto` give beside its gates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,12 @@ def judge(
     policy = policies.read(row, stages=models.stages_of(model, stages))
     results: list[GateResult] = []
     if version is not None and kind != "rollback":
-        results = rules.judge(policy, _evidence(session, model, pointer, version, policy, now=now))
+        auto = automatic_rule(model, policy) if kind == "auto" else None
+        needs = policy.needs | {Need.METRICS} if auto is not None else policy.needs
+        known = _evidence(session, model, pointer, version, needs, now=now)
+        results = rules.judge(policy, known)
+        if auto is not None:
+            results.append(rules.judge_one(AUTO, auto, known))
         if policy.require_stage is not None:
             results.append(_has_held(session, model, version, policy.require_stage, now=now))
     digest = version.digest if version is not None else ""
@@ -72,10 +80,25 @@ def judge(
     return Judgement(_id(row), revision, policy, results, rules.evidence_digest(digest, results))
 
 
+def automatic_rule(model: Model, policy: rules.Policy) -> dict[str, Any] | None:
+    """The gate that a version must meet to be promoted by itself: better than the holder by the model's objective,
+    or by what the policy names. None if the policy has no `auto`, or there is no objective.
+    """
+    if policy.auto is None:
+        return None
+    named: dict[str, Any] = {
+        "metric": model.objective_metric,
+        "direction": model.objective_direction,
+        "dataset": model.objective_dataset,
+        "split": model.objective_split,
+    }
+    rule = {key: value for key, value in (named | dict(policy.auto)).items() if value is not None}
+    return rule | {"kind": "beats_incumbent"} if "metric" in rule else None
+
+
 def _evidence(
-    session: Session, model: Model, pointer: Pointer, version: Version, policy: rules.Policy, *, now: datetime
+    session: Session, model: Model, pointer: Pointer, version: Version, needs: Collection[Need], *, now: datetime
 ) -> Evidence:
-    needs = policy.needs
     candidate = evidence.collect(session, version, needs)
     if pointer.number is None:
         return Evidence(candidate, None, now)

@@ -109,6 +109,22 @@ def page_of_promotions(
     return list(session.scalars(query.order_by(*order).limit(limit + 1)))
 
 
+def has_held(session: Session, model: Model, stage: str, number: int) -> bool:
+    """Whether a version holds the stage or ever did."""
+    return session.scalar(applied(model, stage).where(Promotion.number == number).limit(1)) is not None
+
+
+def last_of(session: Session, model: Model, stage: str, number: int, *, kind: str) -> Promotion | None:
+    """The newest promotion of a kind that was asked for a version."""
+    query = (
+        select(Promotion)
+        .where(Promotion.model_id == model.id, Promotion.stage == stage)
+        .where(Promotion.number == number, Promotion.kind == kind)
+        .order_by(Promotion.requested_at.desc(), Promotion.id.desc())
+    )
+    return session.scalar(query.limit(1))
+
+
 def at(session: Session, model: Model, stage: str, moment: datetime) -> Promotion | None:
     """The promotion that had decided the stage's holder at a moment; None if it had never moved."""
     query = applied(model, stage).where(Promotion.decided_at <= moment)

@@ -223,6 +223,12 @@ def parents_of(session: Session, ids: Sequence[int]) -> list[tuple[LineageEdge, 
     return [(edge, version) for edge, version in session.execute(query)]
 
 
+def is_measured(session: Session, version: Version, metric: str) -> bool:
+    """Whether a metric of that name was recorded for the version."""
+    query = select(Metric.id).where(Metric.version_id == version.id, Metric.name == metric)
+    return session.scalar(query.limit(1)) is not None
+
+
 def artifacts_of(session: Session, version: Version) -> list[Artifact]:
     """The files of a version by path."""
     return list(session.scalars(select(Artifact).where(Artifact.version_id == version.id).order_by(Artifact.path)))

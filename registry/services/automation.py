@@ -1,0 +1,111 @@
+"""Automation: the best version is in production. When more is known of a version it is judged, and promoted if it wins.
+
+A version asks by itself for each stage whose policy has `auto`, once for each holder and evidence: applied, pending or
+failed, the request is on record. So of two that qualify at the same moment the better one ends up on the stage, and
+both decisions show. What has held the stage does not ask again: someone has rolled it back, and people decide.
+"""
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, contains_eager
+
+from registry.db.queue import enqueue
+from registry.db.tables import Model, Policy, Promotion, Version
+from registry.domain.references import parse_reference
+from registry.services import deciding, judging, models, pointers, policies, promotions, proposing, versions
+from registry.services.actors import SYSTEM
+from registry.services.versions import NoObjectiveError, VersionNotFoundError
+
+CONSIDER = "consider_version"
+CONSIDER_STAGE = "consider_stage"
+"""The workflows that call `consider` and `consider_stage`."""
+
+
+def evidence_changed(session: Session, version: Version) -> None:
+    """More is known of a version: have a worker see what that means, if anything asks for evidence at all."""
+    model = version.model
+    asks = select(Policy.id).where(
+        Policy.namespace_id == model.namespace_id, (Policy.model_id.is_(None)) | (Policy.model_id == model.id)
+    )
+    if session.scalar(asks.limit(1)) is not None:
+        enqueue(session, CONSIDER, version.id, key=f"{version.id}:{uuid.uuid4().hex}")
+
+
+def policy_changed(session: Session, policy: Policy) -> None:
+    """A stage asks for something else: have a worker judge anew what is pending on it, and the best version."""
+    models_ = [policy.model_id]
+    if policy.model_id is None:
+        query = select(Model.id).where(Model.namespace_id == policy.namespace_id, Model.deleted_at.is_(None))
+        models_ = list(session.scalars(query))
+    for model_id in models_:
+        enqueue(session, CONSIDER_STAGE, model_id or 0, policy.stage, key=f"{model_id}:{policy.stage}:{policy.id}")
+
+
+def consider(session: Session, version_id: int, *, stages: Sequence[str], now: datetime) -> None:
+    """Judge anew what is pending for a version, then let it ask for the stages that promote by themselves."""
+    version = _of(session, version_id)
+    if version is None:
+        return
+    model = models.lock(session, version.model)
+    deciding.reconsider(session, version_id, stages=stages, now=now)
+    for stage in models.stages_of(model, stages):
+        _ask(session, model, stage, version, stages=stages, now=now)
+
+
+def consider_stage(session: Session, model_id: int, stage: str, *, stages: Sequence[str], now: datetime) -> None:
+    """Judge anew what is pending on a stage, then let the best version ask for it."""
+    query = select(Model).join(Model.namespace).options(contains_eager(Model.namespace)).where(Model.id == model_id)
+    found = session.scalar(query)
+    if found is None or found.deleted_at is not None or stage not in models.stages_of(found, stages):
+        return
+    model = models.lock(session, found)
+    deciding.reconsider_stage(session, model, stage, stages=stages, now=now)
+    try:
+        best = versions.resolve(session, SYSTEM, parse_reference(f"{models.full_name(model)}@best"))
+    except (NoObjectiveError, VersionNotFoundError):
+        return
+    _ask(session, model, stage, best, stages=stages, now=now)
+
+
+def _ask(
+    session: Session, model: Model, stage: str, version: Version, *, stages: Sequence[str], now: datetime
+) -> Promotion | None:
+    """Request the stage for the version if its policy promotes by itself and this was not asked before."""
+    policy = policies.read(policies.in_force(session, model, stage), stages=models.stages_of(model, stages))
+    rule = judging.automatic_rule(model, policy)
+    if rule is None or policy.freeze is not None or not _is_candidate(session, version, str(rule["metric"])):
+        return None
+    pointer = pointers.find_stage(session, model, stage) or promotions.empty(model, stage)
+    if promotions.has_held(session, model, stage, version.number):
+        return None
+    last = promotions.last_of(session, model, stage, version.number, kind="auto")
+    if last is not None:
+        judged = judging.judge(session, model, pointer, version, kind="auto", stages=stages, now=now)
+        known = (last.evidence_sha256, last.base_seq) == (judged.evidence_sha256, pointer.seq)
+        if last.state == "pending" or known:
+            return None
+    message = f"better by {rule['metric']}" if pointer.number is not None else f"the first with {rule['metric']}"
+    return proposing.promote(
+        session, SYSTEM, model, stage, version.number, stages=stages, now=now, kind="auto", message=message
+    )
+
+
+def _is_candidate(session: Session, version: Version, metric: str) -> bool:
+    """A sound original release that was measured: what has no such metric does not ask."""
+    if version.state != "ready" or version.kind != "release" or version.variant is not None:
+        return False
+    return version.integrity != "damaged" and versions.is_measured(session, version, metric)
+
+
+def _of(session: Session, version_id: int) -> Version | None:
+    query = (
+        select(Version)
+        .join(Version.model)
+        .join(Model.namespace)
+        .options(contains_eager(Version.model).contains_eager(Model.namespace))
+        .where(Version.id == version_id, Model.deleted_at.is_(None))
+    )
+    return session.scalar(query)
