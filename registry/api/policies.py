@@ -36,10 +36,6 @@ _OF_NAMESPACE = "/namespaces/<part:namespace>/stages/<stage>/policy"
 _MESSAGE = Parameter("message", "Why it changes.", {"type": "string", "maxLength": 10_000})
 
 
-class PolicyDocument(RootModel[dict[str, Any] | None]):
-    """A policy as its JSON Schema says; null takes a model's own away."""
-
-
 class Document(RootModel[dict[str, Any]]):
     """Any JSON object."""
 
@@ -68,7 +64,7 @@ def show(model: ModelName, stage: str) -> Response:
 @requires(Permission.POLICY_SET)
 @operation(
     "Set what a stage asks of a promotion",
-    body=PolicyDocument,
+    body=wire.PolicyDocument,
     answers={200: wire.PolicyOut},
     query=(_MESSAGE,),
     headers=(IF_MATCH,),
@@ -117,7 +113,7 @@ def show_for_namespace(namespace: str, stage: str) -> Response:
 @requires(Permission.POLICY_SET)
 @operation(
     "Set what a stage asks in a whole namespace",
-    body=PolicyDocument,
+    body=wire.PolicyDocument,
     answers={200: wire.PolicyOut},
     query=(_MESSAGE,),
     headers=(IF_MATCH,),
@@ -172,7 +168,7 @@ def put_stages_of_model(model: ModelName) -> Response:
 
 
 def _change() -> Change:
-    document = body(PolicyDocument).root
+    document = body(wire.PolicyDocument).root
     return Change(document, request.args.get("message", "")[:10_000])
 
 

@@ -23,7 +23,17 @@ _SECTIONS = {
         _annotations.alias,
         _annotations.tag,
     ),
-    "Stages": (_stages.promote, _stages.rollback, _stages.demote, _stages.history),
+    "Stages": (
+        _stages.promote,
+        _stages.rollback,
+        _stages.demote,
+        _stages.history,
+        _stages.promotions,
+        _stages.approve,
+        _stages.reject,
+        _stages.cancel,
+        _stages.policy,
+    ),
     "Access": (
         _accounts.login,
         _accounts.logout,

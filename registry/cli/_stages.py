@@ -1,13 +1,18 @@
-"""`promote`, `rollback`, `demote`, `history`: which version a stage means."""
+"""`promote`, `rollback`, `demote`, `approve`, `policy`, …: which version a stage means, and who decides."""
 
-from typing import TYPE_CHECKING
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from registry.cli import _options, _output
+from registry.domain.errors import RegistryError
 
 if TYPE_CHECKING:
-    from registry.wire import PromotionOut
+    from collections.abc import Sequence
+
+    from registry.wire import GateOut, PolicyOut, PreviewOut, PromotionOut
 
 _EXPECT = click.option(
     "--expect",
@@ -15,20 +20,35 @@ _EXPECT = click.option(
     metavar="N",
     help="The version you believe is there (0 for none); refuse if it is another.",
 )
+_MARKS = {True: "passed", False: "FAILED", None: "waits"}
 
 
 @_options.command(
-    "promote", "registry promote vision/yolo11n:7 --to production --expect 6 -m 'better on small objects'"
+    "promote",
+    "registry promote vision/yolo11n:7 --to production --expect 6 -m 'better on small objects'",
+    "registry promote vision/yolo11n:7 --to production --dry-run",
 )
 @click.argument("ref")
 @click.option("--to", "stage", required=True, metavar="STAGE", help="The stage, such as production.")
 @_EXPECT
 @_options.message
+@click.option("--dry-run", is_flag=True, help="Say gate by gate what would become of it; change nothing.")
+@click.option("--force", is_flag=True, help="Skip gates and approvals (admins, with -m WHY); shown for ever.")
 @_options.as_json
-def promote(ref: str, *, stage: str, expect: int | None, message: str, as_json: bool) -> None:
-    """Put a version on a stage."""
+def promote(
+    ref: str, *, stage: str, expect: int | None, message: str, dry_run: bool, force: bool, as_json: bool
+) -> int | None:
+    """Put a version on a stage, if its gates and approvers agree."""
     with _options.connect() as client:
-        _show(client.promote(ref, to=stage, expect=expect, message=message), as_json=as_json)
+        if dry_run:
+            return _show_preview(client.preview(ref, to=stage), as_json=as_json)
+        try:
+            promotion = client.promote(ref, to=stage, expect=expect, message=message, force=force)
+        except RegistryError as error:
+            _show_gates(error.details.get("gates", ()))
+            raise
+    _show(promotion, as_json=as_json)
+    return None
 
 
 @_options.command("rollback", "registry rollback vision/yolo11n production -m 'false alarms at night'")
@@ -75,18 +95,168 @@ def history(name: str, stage: str, *, limit: int | None, as_json: bool) -> None:
                 each.version or "none",
                 each.previous or "none",
                 each.at,
+                _lasted(each.at, each.until),
                 each.by,
+                ", ".join(each.approved_by),
                 _output.first_line(each.message),
             )
             for each in found
         ]
-    _output.table(("SEQ", "KIND", "VERSION", "PREVIOUS", "AT", "BY", "MESSAGE"), rows, shrink=("MESSAGE",))
+    columns = ("SEQ", "KIND", "VERSION", "PREVIOUS", "AT", "FOR", "BY", "APPROVED BY", "MESSAGE")
+    _output.table(columns, rows, shrink=("MESSAGE",))
+
+
+@_options.command("promotions", "registry promotions vision/yolo11n production --state pending")
+@click.argument("name")
+@click.argument("stage")
+@click.option("--state", metavar="STATE", help="Only those: pending, applied, rejected, cancelled, expired or failed.")
+@_options.limit
+@_options.as_json
+def promotions(name: str, stage: str, *, state: str | None, limit: int | None, as_json: bool) -> None:
+    """Show what was asked of a stage, also what is pending, rejected or failed."""
+    with _options.connect() as client:
+        found = client.promotions(name, stage, state=state, limit=limit)
+        if as_json:
+            _output.documents(found)
+            return
+        rows = [
+            (
+                each.id,
+                each.kind,
+                each.state,
+                each.version or "none",
+                each.requested_at,
+                each.by,
+                each.missing_approvals or "",
+                _output.first_line(_why(each)),
+            )
+            for each in found
+        ]
+    columns = ("ID", "KIND", "STATE", "VERSION", "ASKED AT", "BY", "MISSING", "WHY")
+    _output.table(columns, rows, shrink=("WHY",))
+
+
+def _decision(name: str, verb: str, example: str) -> Any:
+    @_options.command(name, example)
+    @click.argument("promotion_id", metavar="ID")
+    @_options.message
+    @_options.as_json
+    def decide(promotion_id: str, *, message: str, as_json: bool) -> None:
+        with _options.connect() as client:
+            _show(getattr(client, name)(promotion_id, message=message), as_json=as_json)
+
+    decide.help = verb
+    return decide
+
+
+approve = _decision(
+    "approve", "Agree to a pending promotion; the last approval applies it.", "registry approve 3f2c… -m 'looks good'"
+)
+reject = _decision("reject", "Refuse a pending promotion.", "registry reject 3f2c… -m 'fails on night images'")
+cancel = _decision("cancel", "Take back a pending promotion that you asked for.", "registry cancel 3f2c…")
+
+
+@_options.command(
+    "policy",
+    "registry policy vision/yolo11n production",
+    "registry policy vision/yolo11n production --set policy.json -m 'two approvals from now on'",
+)
+@click.argument("name")
+@click.argument("stage")
+@click.option(
+    "--set",
+    "source",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    metavar="FILE",
+    help="Set it from a JSON file, or from - for stdin.",
+)
+@click.option("--unset", is_flag=True, help="Take the model's own policy away, so that its namespace's counts.")
+@_options.message
+@_options.as_json
+def policy(name: str, stage: str, *, source: Path | None, unset: bool, message: str, as_json: bool) -> None:
+    """Show or set what a stage asks of a promotion."""
+    if unset and source is not None:
+        raise click.UsageError("--set and --unset exclude each other.")
+    with _options.connect() as client:
+        if source is not None or unset:
+            document = None if source is None else _read(source)
+            found = client.set_policy(name, stage, document, message=message)
+        else:
+            found = client.policy(name, stage)
+    _show_policy(found, as_json=as_json)
+
+
+def _read(source: Path) -> dict[str, Any]:
+    with click.open_file(str(source), encoding="utf-8") as file:
+        try:
+            document = json.load(file)
+        except ValueError as error:
+            raise click.UsageError(f"{source} is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise click.UsageError(f"{source} is not a JSON object.")
+    return document
+
+
+def _show_policy(found: "PolicyOut", *, as_json: bool) -> None:
+    if as_json:
+        _output.document(found)
+        return
+    if found.scope is None:
+        _output.say(f"{found.stage} asks for nothing")
+    else:
+        _output.say(f"revision {found.revision} of the {found.scope}'s policy, by {found.by}")
+    _output.result(json.dumps(found.policy, ensure_ascii=False, indent=2))
 
 
 def _show(promotion: "PromotionOut", *, as_json: bool) -> None:
     if as_json:
         _output.document(promotion)
         return
-    before = f"was {promotion.previous}" if promotion.previous else "was empty"
-    now = f"{promotion.model}:{promotion.version}" if promotion.version else "none"
-    _output.result(f"{promotion.model}@{promotion.stage} = {now} ({before})")
+    name = f"{promotion.model}@{promotion.stage}"
+    wanted = f"{promotion.model}:{promotion.version}" if promotion.version else "none"
+    if promotion.state == "applied":
+        before = f"was {promotion.previous}" if promotion.previous else "was empty"
+        _output.result(f"{name} = {wanted} ({before})")
+        return
+    _show_gates(promotion.gates)
+    if promotion.state == "pending" and promotion.missing_approvals:
+        _output.say(f"{promotion.missing_approvals} approvals are missing: 'registry approve {promotion.id}'")
+    _output.result(f"{name} <- {wanted} {promotion.state} ({promotion.id})")
+
+
+def _show_preview(preview: "PreviewOut", *, as_json: bool) -> int:
+    """The exit code is 0 if it could be promoted now."""
+    could = preview.outcome in ("applied", "pending")
+    if as_json:
+        _output.document(preview)
+        return 0 if could else 1
+    _show_gates(preview.gates)
+    if preview.freeze is not None:
+        _output.say(f"frozen: {preview.freeze}")
+    if preview.required_approvals:
+        _output.say(f"{preview.required_approvals} approvals would be needed")
+    _output.result(f"{preview.model}@{preview.stage} <- {preview.model}:{preview.version} would be {preview.outcome}")
+    return 0 if could else 1
+
+
+def _show_gates(gates: "Sequence[GateOut | dict[str, Any]]") -> None:
+    for gate in gates:
+        known = gate if isinstance(gate, dict) else gate.model_dump()
+        _output.say(f"{_MARKS[known['passed']]}  {known['kind']}: {known['reason']}")
+
+
+def _why(promotion: "PromotionOut") -> str:
+    """The gate it failed by, else what the one who asked wrote."""
+    failed = next((gate.reason for gate in promotion.gates if gate.passed is False), None)
+    return failed or promotion.message
+
+
+def _lasted(since: Any, until: Any) -> str:
+    """How long it held the stage."""
+    if until is None:
+        return "until now"
+    seconds = int((until - since).total_seconds())
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"

@@ -102,13 +102,14 @@ class Api:
         *,
         repeatable: bool = False,
         timeout: float = ANSWER_TIMEOUT,
+        **query: Any,
     ) -> Shape:
         """Change something and read the answer. It is retried under one Idempotency-Key.
 
         `repeatable` requests may be sent again as they are, so the server need not remember its answer.
         """
         key = "" if repeatable else uuid.uuid4().hex
-        return self._shaped(self._send(method, path, {}, body=body, timeout=timeout, key=key), shape)
+        return self._shaped(self._send(method, path, query, body=body, timeout=timeout, key=key), shape)
 
     def do(self, method: str, path: str, body: BaseModel | None = None, **query: Any) -> None:
         """Change something whose answer says nothing more."""

@@ -1,7 +1,6 @@
 """The client: one object for one registry, with a method for each thing a person or program does there."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -11,6 +10,7 @@ from registry.client._accounts import Accounts
 from registry.client._api import LONG_TIMEOUT, Api, at, checked
 from registry.client._arguments import Metrics, listed, metrics_in, plain
 from registry.client._cache import Cache
+from registry.client._promotions import Promotions
 from registry.client._types import Progress, Version, VersionSummary
 from registry.config import ClientConfig
 from registry.domain import names
@@ -23,7 +23,6 @@ from registry.wire import (
     CopyIn,
     CountOut,
     EventOut,
-    HistoryItem,
     LineageItem,
     MetricOut,
     MetricsIn,
@@ -31,11 +30,7 @@ from registry.wire import (
     ModelOut,
     ModelPatch,
     Objective,
-    PromotionIn,
-    PromotionOut,
     ResolveOut,
-    RollbackIn,
-    StageHolder,
     StorageOut,
     TagIn,
     VersionPatch,
@@ -54,7 +49,7 @@ def connect(url: str | None = None, token: str | None = None) -> "Client":
     return Client(*_credentials.find(url, token, config), cache=config.cache)
 
 
-class Client(Accounts):
+class Client(Accounts, Promotions):
     """A registry, as one actor sees it. Safe to share between threads; `with` it, or `close` it.
 
     A reference is text such as `vision/yolo11n@production`, or a version that another method returned. Every method
@@ -292,39 +287,6 @@ class Client(Accounts):
         """Remove a tag of a model."""
         self._api.do("DELETE", f"{_model(name)}/tags{at(key)}")
 
-    # --- stages ---
-
-    def stages(self, name: str) -> Iterator[StageHolder]:
-        """The stages of a model and who holds them."""
-        return self._api.pages(f"{_model(name)}/stages", StageHolder)
-
-    def stage(self, name: str, stage: str, *, when: datetime | None = None) -> StageHolder:
-        """Who holds a stage now, or held it at a time."""
-        at_time = None if when is None else when.isoformat()
-        return self._api.get(_stage(name, stage), StageHolder, at=at_time)
-
-    def promote(self, ref: Ref, *, to: str, expect: int | None = None, message: str = "") -> PromotionOut:
-        """Move a stage to this version. `expect` is the holder you saw (0 for none): another one refuses (409)."""
-        model, number = self._locate(ref)
-        body = checked(PromotionIn, version=number, expect=expect, message=message)
-        return self._api.send("POST", f"{_stage(model, to)}/promotions", body, PromotionOut)
-
-    def demote(self, name: str, stage: str, *, expect: int | None = None, message: str = "") -> PromotionOut:
-        """Empty a stage."""
-        body = checked(PromotionIn, version=None, expect=expect, message=message)
-        return self._api.send("POST", f"{_stage(name, stage)}/promotions", body, PromotionOut)
-
-    def rollback(
-        self, name: str, stage: str, *, to: int | None = None, expect: int | None = None, message: str = ""
-    ) -> PromotionOut:
-        """Give a stage back to its holder before, or to version `to`, which must have held it."""
-        body = checked(RollbackIn, to=to, expect=expect, message=message)
-        return self._api.send("POST", f"{_stage(name, stage)}/rollback", body, PromotionOut)
-
-    def history(self, name: str, stage: str, *, limit: int | None = None) -> Iterator[HistoryItem]:
-        """Who held a stage, newest first."""
-        return self._api.pages(f"{_stage(name, stage)}/history", HistoryItem, limit=limit)
-
     # --- the registry itself ---
 
     def storage(self, *, namespace: str | None = None) -> StorageOut:
@@ -364,7 +326,3 @@ def _text(ref: Ref) -> str:
 
 def _model(name: str) -> str:
     return at("models", names.parse_model(name))
-
-
-def _stage(name: str, stage: str) -> str:
-    return _model(name) + at("stages", names.check_pointer(stage))

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, RootModel
 
 from registry.wire.base import Digest, In, Message, Number, Out
 
@@ -112,6 +112,10 @@ class HistoryItem(Out):
     id: str
     gates: list[GateOut]
     approved_by: list[str]
+
+
+class PolicyDocument(RootModel[dict[str, Any] | None]):
+    """A policy as `/policy-schema` says; null takes a model's own away."""
 
 
 class PolicyOut(Out):
