@@ -12,7 +12,7 @@ from registry.client._errors import NothingToPushError, OutsideLinkError
 from registry.client._hashing import FileChangedError, Span, UnreadableFileError
 from registry.domain.errors import WeightsError
 from registry.domain.paths import SIDECAR, check_artifact_paths
-from registry.weights import formats, segments, sharded
+from registry.weights import contents, formats, segments, sharded
 from registry.weights.tensors import Header
 
 
@@ -82,7 +82,10 @@ def _plan(artifact: str, path: Path, headers: dict[str, Header]) -> Source:
     try:
         size = os.fstat(descriptor).st_size
         header = formats.header_of(artifact, size, lambda offset, length: os.pread(descriptor, length, offset))
-        cut = segments.cut(size, header)
+        if header is None:
+            cut = contents.cut(size, lambda buffer: os.readv(descriptor, [buffer]))
+        else:
+            cut = segments.cut(size, header)
     except WeightsError as error:
         raise _naming(artifact, error) from None
     except OSError as failure:
