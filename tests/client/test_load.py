@@ -101,7 +101,7 @@ def test_a_pattern_that_fits_nothing_is_told(client, name, weights):
 
 
 def test_a_version_without_safetensors_has_nothing_to_load(client, name, tmp_path):
-    (tmp_path / "model.onnx").write_bytes(b"onnx")
+    (tmp_path / "model.engine").write_bytes(b"engine")
     client.push(name, tmp_path)
     with pytest.raises(registry.InvalidError) as caught:
         client.load(name)
