@@ -27,6 +27,9 @@ from registry.weights.sharded import Index
 
 INLINE_BYTES: Final = 256 * 2**10
 PROCESSES: Final = 2
+CPU_SECONDS: Final = 5.0
+MEMORY_BYTES: Final = 240 * 2**20
+"""With what the interpreter itself takes, less than 256 MB."""
 _SILENCE_S: Final = 60
 """How long a worker may say nothing: its 5 s of processor time on a machine that is busy with other things."""
 _MAX_ANSWER: Final = 64 * 2**20
@@ -81,12 +84,12 @@ def _sparing(read: ReadAt) -> ReadAt:
 class _Worker:
     """One process, and the connection to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float, memory: int) -> None:
         self.connection, theirs = socket.socketpair()
         self.connection.settimeout(_SILENCE_S)
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-S", "-m", "registry.weights.confined_worker"],
+                [sys.executable, "-P", "-S", "-m", "registry.weights.confined_worker", str(seconds), str(memory)],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -149,10 +152,12 @@ class _Worker:
         return bytes(found)
 
 
-class _Workers:
+class Workers:
     """The workers of this process; `ask` may be called from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, seconds: float = CPU_SECONDS, memory: int = MEMORY_BYTES) -> None:
+        """Start none yet. The limits are those of one file."""
+        self._limits = seconds, memory
         self.restart()
         atexit.register(self.end)
         os.register_at_fork(after_in_child=self._forked)
@@ -185,6 +190,11 @@ class _Workers:
                 return _understood(job, kind, content)
         raise _too_complex(job)
 
+    @property
+    def pids(self) -> list[int]:
+        """The processes there are."""
+        return [worker.process.pid for worker in self._all]
+
     def end(self) -> None:
         """End every worker."""
         for worker in list(self._all):
@@ -198,7 +208,7 @@ class _Workers:
                     return worker
                 self._all.discard(worker)
                 worker.end()
-            worker = _Worker()
+            worker = _Worker(*self._limits)
             self._all.add(worker)
             return worker
 
@@ -237,4 +247,4 @@ def _too_complex(job: dict[str, Any]) -> WeightsError:
     )
 
 
-_WORKERS: Final = _Workers()
+_WORKERS: Final = Workers()

@@ -1,8 +1,8 @@
-"""The process that looks into users' files for `confined`: `python -m registry.weights.confined_worker`.
+"""The process that looks into users' files for `confined`: `python -m registry.weights.confined_worker SECONDS BYTES`.
 
 It has one open connection, on its standard input, and no file, network or setting: the bytes of a file come over that
-connection, as answers to `read`. A job that takes more than CPU_SECONDS of processor time ends the process, by the
-kernel's hand; one that wants more than MEMORY_BYTES over what an idle process has, ends by its own.
+connection, as answers to `read`. A job that takes more SECONDS of processor time ends the process, by the kernel's
+hand; one that wants more BYTES than an idle process has, by its own.
 
     frame   kind (1 byte) │ length (u32) │ content
     to it     J  a job: {"what": "facts" or "index", "path", "size"}   D  the bytes asked for
@@ -26,8 +26,6 @@ from registry.weights import formats, sharded
 from registry.weights.formats import Facts
 from registry.weights.tensors import Header, Part, Tensor
 
-CPU_SECONDS: Final = 5.0
-MEMORY_BYTES: Final = 240 * 2**20
 HEAD: Final = struct.Struct("<cI")
 RANGE: Final = struct.Struct("<QQ")
 LARGEST_READ: Final = 4 * 2**20
@@ -63,13 +61,14 @@ def as_told(facts: Facts) -> dict[str, Any]:
 
 def main() -> int:
     """Do one job after the other until the other side is gone."""
+    seconds, memory = float(sys.argv[1]), int(sys.argv[2])
     gc.freeze()
-    _limit_itself()
+    _limit_itself(memory)
     while True:
         kind, content = _receive()
         if kind != b"J":
             return 1
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         try:
             kind, answer = _answer(json.loads(content))
         except MemoryError:
@@ -82,11 +81,11 @@ def main() -> int:
         gc.collect()
 
 
-def _limit_itself() -> None:
+def _limit_itself(memory: int) -> None:
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - pathlib would be loaded for one line
         pages = int(file.read().split()[0])
-    allowed = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY_BYTES
+    allowed = pages * os.sysconf("SC_PAGE_SIZE") + memory
     resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -102,7 +102,7 @@ class Scanner:
     def _bytes(self, start: int, stop: int) -> bytes:
         end = self._start + len(self._data)
         if start < self._start or stop > end:
-            self._load(start, stop - start, goes_on=self._start <= start <= end)
+            self._load(start, stop - start, goes_on=self._start <= start <= end + _FIRST_READ)
         at = start - self._start
         return self._data[at : at + stop - start]
 
