@@ -98,7 +98,7 @@ def tensors(model: ModelName, number: int) -> Response:
         row = _named(session, model, number)
         rows = artifacts.page_of_tensors(session, row, after=after[0] if after else None, limit=limit)
         following = next_cursor(rows, limit, lambda tensor: (tensor.position,))
-        items = [wire.TensorOut.model_validate(tensor) for tensor in rows]
+        items = [shapes.tensor(row) for row in rows]
         return page(wire.Page[wire.TensorOut](items=items, next=following))
 
 

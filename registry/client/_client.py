@@ -23,6 +23,7 @@ from registry.wire import (
     CopyIn,
     CountOut,
     EventOut,
+    HealthOut,
     HistoryItem,
     LineageItem,
     MetricOut,
@@ -38,6 +39,7 @@ from registry.wire import (
     StageHolder,
     StorageOut,
     TagIn,
+    TensorOut,
     VersionPatch,
 )
 
@@ -230,6 +232,14 @@ class Client(Accounts):
     ) -> Iterator[VersionSummary]:
         """The versions of a model, newest first."""
         return self._api.pages(f"{_model(name)}/versions", VersionSummary, limit=limit, kind=kind, state=state)
+
+    def health(self, ref: Ref) -> HealthOut:
+        """What a worker found in the tensors of a version: counts, NaN, norms, drift, names of tensors at fault."""
+        return self._api.get(self._path(ref, "health"), HealthOut)
+
+    def tensors(self, ref: Ref, artifact: str) -> Iterator[TensorOut]:
+        """The tensors of one file of a version: where they lie and, once a worker has read them, what is in them."""
+        return self._api.pages(self._path(ref, "tensors"), TensorOut, artifact=artifact)
 
     def describe(self, ref: Ref, message: str) -> Version:
         """Change a version's message."""

@@ -93,7 +93,7 @@ def as_array(tensor: Tensor, buffer: bytes | bytearray | memoryview, /) -> Array
     raw = np.frombuffer(buffer, np.uint8)
     if BITS[tensor.dtype] < 8:
         return raw.reshape(_packed_shape(tensor))
-    return np.asarray(_table(tensor.dtype), np.float32)[raw].reshape(tensor.shape)
+    return np.asarray(byte_values(tensor.dtype), np.float32)[raw].reshape(tensor.shape)
 
 
 def as_torch(tensor: Tensor, buffer: bytes | bytearray | memoryview, /) -> Any:
@@ -131,7 +131,7 @@ def _packed_shape(tensor: Tensor) -> tuple[int, ...]:
 
 
 @cache
-def _table(dtype: str) -> tuple[float, ...]:
+def byte_values(dtype: str) -> tuple[float, ...]:
     """The value of each of the 256 bytes of an eight-bit float."""
     if dtype == "F8_E8M0":
         return (*(2.0 ** (byte - 127) for byte in range(255)), nan)

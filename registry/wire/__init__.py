@@ -36,6 +36,7 @@ from registry.wire.base import (
     Short,
     Size,
 )
+from registry.wire.health import HealthOut
 from registry.wire.models import (
     AliasIn,
     AliasOut,
@@ -96,6 +97,7 @@ __all__ = [
     "Finite",
     "GrantIn",
     "GrantOut",
+    "HealthOut",
     "HistoryItem",
     "In",
     "Item",
