@@ -52,8 +52,7 @@ def connect(url: str | None = None, token: str | None = None) -> "Client":
 
     Nothing is sent yet. Raises ServerUnknownError, ServerUrlError or CredentialsError.
     """
-    config = ClientConfig.from_environment()
-    return Client(*_credentials.find(url, token, config), cache=config.cache)
+    return Client(*_credentials.find(url, token, ClientConfig.from_environment()))
 
 
 class Client(Accounts):
@@ -65,8 +64,9 @@ class Client(Accounts):
 
     def __init__(self, url: str, token: str, *, cache: Path | None = None) -> None:
         """`connect` is the usual way to make one."""
+        config = ClientConfig.from_environment()
         self._api = Api(url, token)
-        self._cache = Cache(cache or ClientConfig.from_environment().cache)
+        self._cache = Cache(cache or config.cache, limit=config.cache_size_gb * 10**9)
 
     def __repr__(self) -> str:
         return f"<registry.Client of {self.url}>"
@@ -152,10 +152,12 @@ class Client(Accounts):
     ) -> Path:
         """Make `directory` hold the version, and return it. Without one it is the version's place in the cache.
 
-        Only bytes that are missing here travel, each verified as it lands; each file is replaced in one step. Files of
+        Only bytes that are missing here travel, each verified as it lands: what an older version in the directory, or
+        any version in the cache, has in common with this one is copied. Each file is replaced in one step. Files of
         an older version that a pull had written are removed unless they were changed. `artifacts` are globs that
         choose files; `verify_file` reads every file again at the end and compares its sha256.
-        A digest reference whose bytes are all here needs no registry.
+        A digest reference whose bytes are all here needs no registry. The cache makes room for what comes: a version
+        that has to stay needs a directory of its own.
         """
         target = None if directory is None else Path(directory)
         return _pull.pull(
@@ -175,11 +177,16 @@ class Client(Accounts):
         *,
         framework: Literal["numpy", "torch"] = "numpy",
         artifacts: Sequence[str] = (),
+        mmap: bool = False,
     ) -> dict[str, Any]:
-        """Tensors of the version's safetensors artifacts, by name, in memory: all, or those that a glob fits.
+        """Tensors of the version, by name, in memory: all, or those that a glob fits. Nothing is unpickled.
 
-        From the cache if the version was pulled into it; else only the bytes of these tensors are fetched. numpy has
-        no bfloat16: such tensors come as float32, exactly; torch keeps every type.
+        From the cache if the version was pulled into it; else only the bytes of these tensors are fetched. Without
+        `artifacts` they come from the safetensors files, or if there are none from any whose tensors are known (GGUF,
+        ONNX, torch). numpy has no bfloat16: such tensors come as float32, exactly; torch keeps every type; blocks of
+        quantized types come as their bytes.
+        With `mmap` whole files are brought into the cache, once for all processes of this machine, and the arrays lie
+        over them: pages are shared until somebody writes to them, which changes no file.
         """
         return _load.load(
             self._api,
@@ -188,6 +195,7 @@ class Client(Accounts):
             tensors=list(listed(tensors)),
             framework=framework,
             artifacts=list(listed(artifacts)),
+            mapped=mmap,
         )
 
     def copy(self, ref: Ref, to: str, *, message: str | None = None) -> Version:

@@ -36,6 +36,7 @@ class Content:
     number: int
     digest: str
     artifacts: tuple[Artifact, ...]
+    parents: tuple[str, ...] = ()
 
 
 def pull(
@@ -55,14 +56,38 @@ def pull(
     """
     reference = parse_reference(ref)
     content = _known(cache, reference, target, globs) or content_of(api, reference)
-    wanted = matching(content, globs)
+    return bring(api, cache, content, target, matching(content, globs), verify=verify, progress=progress).path
+
+
+def bring(
+    api: Api,
+    cache: Cache,
+    content: Content,
+    target: Path | None,
+    wanted: Sequence[Artifact],
+    *,
+    verify: bool = False,
+    progress: Progress | None = None,
+) -> Folder:
+    """Make the directory, or without a target the version's in the cache, hold these artifacts of the version.
+
+    Of several processes that want the same, one fetches and the others wait for it. Raises as `pull` does.
+    """
+    started = time.time()
     folder = _folder(cache, content, target)
-    with folder.locked():
+
+    def waiting() -> None:
+        if progress is not None:
+            progress("wait", 0, 0)
+
+    with folder.locked(waiting):
         folder = Folder.read(folder.path)
         moved = _Pull(api, cache, content, folder, progress).run(wanted, verify=verify)
+    if target is None and moved.moved:
+        cache.make_room(unused_since=started)
     if progress is not None:
         progress("moved", moved.moved, moved.total)
-    return folder.path
+    return folder
 
 
 def content_of(api: Api, reference: Reference) -> Content:
@@ -75,9 +100,12 @@ def content_of(api: Api, reference: Reference) -> Content:
     version = api.get(at("models", model, "versions", number), Version)
     if version.integrity == "damaged":
         raise version_damaged(version.ref)
-    artifacts = tuple(Artifact(each.path, each.size, parse_digest(each.digest)) for each in version.artifacts)
+    artifacts = tuple(
+        Artifact(each.path, each.size, parse_digest(each.digest), each.tensor_count) for each in version.artifacts
+    )
     check_artifact_paths(artifact.path for artifact in artifacts)
-    return Content(version.model, version.number, parse_digest(version.digest), artifacts)
+    parents = tuple(parent.ref for parent in version.parents if parent.ref is not None)
+    return Content(version.model, version.number, parse_digest(version.digest), artifacts, parents)
 
 
 def matching(content: Content, globs: Sequence[str]) -> list[Artifact]:
@@ -181,9 +209,10 @@ class _Pull:
                 self._noted_at = time.monotonic()
 
     def _local(self, kept: Folder) -> LocalSegments:
-        """What lies here: in the directory itself, and in versions of the model that are kept."""
+        """What lies here: in the directory itself, and in versions that are kept."""
         here = LocalSegments()
-        others = self._cache.neighbours(parse_model(self._content.model), but=self._content.digest)
+        content = self._content
+        others = self._cache.relatives(parse_model(content.model), content.parents, but=content.digest)
         for folder in (self._folder, kept, *others):
             for path, held in folder.files.items():
                 here.add(folder.path / path, held.pieces)

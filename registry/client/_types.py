@@ -10,7 +10,8 @@ from registry.wire import VersionItem, VersionOut
 Progress = Callable[[str, int, int], None]
 """Told `("hash" | "send" | "fetch", bytes done, bytes in all)`, in the calling thread. The total may grow.
 
-A pull ends with `("moved", bytes that came over the network, bytes in all)`.
+A pull ends with `("moved", bytes that came over the network, bytes in all)`; one that waits for another process, which
+pulls into the same directory, begins with `("wait", 0, 0)`.
 """
 
 
