@@ -6,7 +6,7 @@ from random import Random
 
 from registry.domain.errors import WeightsError
 from registry.weights import formats, sharded
-from tests.weights import gguf_file, onnx_file, torch_file
+from tests.weights import gguf_file, onnx_file, torch_archive
 
 LIES = (
     0,
@@ -134,7 +134,7 @@ VALID = {
     "model.safetensors.index.json": SHARDED,
     "model.gguf": gguf_file.sample(),
     "model.onnx": onnx_file.sample(elsewhere=True),
-    "model.pt": torch_file.sample(),
+    "model.pt": torch_archive.sample(),
 }
 
 

@@ -26,7 +26,7 @@ from registry.weights.errors import (
 )
 from registry.weights.gguf import MAX_HEADER
 from tests.support import ROOT
-from tests.weights import gguf_file, onnx_file, torch_file
+from tests.weights import gguf_file, onnx_file, torch_archive
 
 ReadAt = Callable[[int, int], bytes]
 
@@ -93,7 +93,7 @@ def workers(make_workers, monkeypatch) -> Workers:
     [
         ("m.gguf", SMALL),
         ("m.onnx", onnx_file.sample(elsewhere=True)),
-        ("m.pt", torch_file.sample()),
+        ("m.pt", torch_archive.sample()),
         ("m.safetensors", safe(5000)),
         ("m.gguf", gguf_file.gguf(version=1)),
         ("m.gguf", large()),
