@@ -5,6 +5,7 @@ from flask import Flask
 from registry.api import (
     aliases,
     artifacts,
+    diffs,
     events,
     health,
     health_of_versions,
@@ -29,6 +30,7 @@ PREFIX = "/api/v1"
 RESOURCES = (
     aliases,
     artifacts,
+    diffs,
     events,
     health_of_versions,
     lineage,

@@ -11,7 +11,8 @@ from registry.client._accounts import Accounts
 from registry.client._api import LONG_TIMEOUT, Api, at, checked
 from registry.client._arguments import Metrics, listed, metrics_in, plain
 from registry.client._cache import Cache
-from registry.client._types import Progress, Version, VersionSummary
+from registry.client._diff import Comparisons
+from registry.client._types import Progress, Ref, Version, VersionSummary
 from registry.config import ClientConfig
 from registry.domain import names
 from registry.domain.references import parse_parent, parse_reference
@@ -43,7 +44,6 @@ from registry.wire import (
     VersionPatch,
 )
 
-Ref = str | Version | VersionSummary
 Paths = str | Path | Sequence[str | Path]
 
 
@@ -55,7 +55,7 @@ def connect(url: str | None = None, token: str | None = None) -> "Client":
     return Client(*_credentials.find(url, token, ClientConfig.from_environment()))
 
 
-class Client(Accounts):
+class Client(Accounts, Comparisons):
     """A registry, as one actor sees it. Safe to share between threads; `with` it, or `close` it.
 
     A reference is text such as `vision/yolo11n@production`, or a version that another method returned. Every method

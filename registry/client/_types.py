@@ -50,3 +50,7 @@ class Version(VersionOut):
     def ref(self) -> str:
         """The reference that always means this version: `namespace/name:7`."""
         return f"{self.model}:{self.number}"
+
+
+Ref = str | Version | VersionSummary
+"""What means a version: a reference as text, or a version that another method returned."""

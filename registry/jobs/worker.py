@@ -7,8 +7,9 @@ import structlog
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 
 from registry.config import Config
-from registry.db.queue import QUEUE, SCHEMA
+from registry.db.queue import QUEUE, SCHEMA, SLOW_QUEUE
 from registry.db.session import Database
+from registry.jobs import differences
 from registry.jobs.workflows import EXPIRE, Tools, register
 from registry.storage.s3 import Store
 
@@ -39,9 +40,11 @@ def run(config: Config, store: Store, *, stop: threading.Event | None = None) ->
         "log_level": "WARNING",
     }
     DBOS(config=settings)
-    workflows = register(Tools(config, database, store))
+    tools = Tools(config, database, store)
+    workflows = register(tools) | differences.register(tools)
     DBOS.launch()
     DBOS.register_queue(QUEUE, worker_concurrency=_CONCURRENCY)
+    DBOS.register_queue(SLOW_QUEUE, worker_concurrency=1)
     DBOS.apply_schedules(
         [{"schedule_name": EXPIRE, "workflow_fn": workflows[EXPIRE], "schedule": _EVERY_FIVE_MINUTES, "context": None}]
     )
