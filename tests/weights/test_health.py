@@ -1,3 +1,5 @@
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,7 @@ def measured(dtype, data, *cuts):
     return meter.statistics()
 
 
-def expected(dtype, data):
+def expected(dtype, data) -> Any:
     """The plain way: the whole array at once, in the widest type there is."""
     count = len(data) * 8 // BITS[dtype]
     values = as_array(Tensor("w", dtype, (count,), 0, len(data)), data)
@@ -35,7 +37,7 @@ def expected(dtype, data):
         int((good == 0).sum()),
         float(good.min()) if ordered else None,
         float(good.max()) if ordered else None,
-        pytest.approx(norm, rel=1e-12),
+        cast("Any", pytest.approx(norm, rel=1e-12)),
     )
 
 
