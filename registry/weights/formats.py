@@ -6,7 +6,7 @@ A format is one row of FORMATS; one that knows its tensors brings a function tha
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from registry.weights import gguf, onnx, pickles, safetensors
+from registry.weights import gguf, onnx, pickles, safetensors, torch_zip
 from registry.weights.tensors import Header
 
 ReadAt = Callable[[int, int], bytes]
@@ -55,7 +55,7 @@ _JSON = "application/json"
 FORMATS = (
     Format("safetensors", (".safetensors",), "application/x-safetensors", header=_safetensors, inline=True),
     Format("safetensors-index", (".safetensors.index.json",), _JSON),
-    Format("pytorch", pickles.PYTORCH_SUFFIXES, "application/x-pytorch", pickle=True),
+    Format("pytorch", pickles.PYTORCH_SUFFIXES, "application/x-pytorch", pickle=True, header=torch_zip.header),
     Format("pickle", pickles.PICKLE_SUFFIXES, "application/x-pickle", pickle=True),
     Format("gguf", (".gguf",), "application/x-gguf", header=gguf.header),
     Format("onnx", (".onnx",), "application/x-onnx", header=onnx.header),
