@@ -7,7 +7,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from registry.weights import contents, formats, segments
-from tests.weights import onnx_file
+from tests.weights import onnx_file, torch_file
 from tests.weights.gguf_file import ARRAY, TEXT, Entry, gguf, pair
 
 KB = 1024
@@ -64,8 +64,21 @@ def test_onnx_models_with_another_graph_share_all_but_the_small_tensors() -> Non
     assert shared(one, other) >= LARGE
 
 
+def as_torch(weights: dict[str, np.ndarray], *, note: str = "") -> bytes:
+    tensors = {name: torch_file.tensor(str(key), *each.shape) for key, (name, each) in enumerate(weights.items())}
+    storages = {str(key): each.tobytes() for key, each in enumerate(weights.values())}
+    return torch_file.saved({"note": note, "model": torch_file.ordered(tensors)}, storages)
+
+
+def test_torch_files_share_the_large_tensors_whatever_else_they_say_and_in_which_order() -> None:
+    first = stored("m.pt", as_torch(WEIGHTS))
+    assert shared(stored("m.pt", as_torch(WEIGHTS, note="tuned " * 500)), first) >= LARGE
+    assert shared(stored("m.pt", as_torch(dict(reversed(WEIGHTS.items())))), first) >= LARGE
+
+
 def test_one_model_in_several_formats_is_stored_once() -> None:
     first = stored("m.safetensors", save(WEIGHTS))
+    assert shared(stored("m.pt", as_torch(WEIGHTS)), first) >= LARGE
     assert shared(stored("m.gguf", as_gguf(WEIGHTS)), first) >= LARGE
     assert shared(stored("m.onnx", as_onnx(WEIGHTS)), first) >= LARGE
 
