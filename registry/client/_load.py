@@ -31,6 +31,8 @@ from registry.weights.tensors import BITS, Tensor
 from registry.wire import TensorOut
 
 _SAFETENSORS = ".safetensors"
+# Artifacts whose tensors are asked for at once: a sharded model has many.
+_SHARDS_AT_ONCE = 8
 _FRAMEWORKS = {"numpy": as_array, "torch": as_torch}
 
 
@@ -68,7 +70,8 @@ def load(
     folder = cache.folder(parse_model(content.model), content.digest)
     if mapped and not all(folder.holds(artifact) for artifact in chosen):
         folder = bring(api, cache, content, None, chosen)
-    sources = [_source(api, content, folder, artifact) for artifact in chosen]
+    with ThreadPoolExecutor(min(len(chosen), _SHARDS_AT_ONCE)) as threads:
+        sources = list(threads.map(lambda artifact: _source(api, content, folder, artifact), chosen))
     wanted = [[tensor for tensor in source.tensors if _fits(tensor.name, tensors)] for source in sources]
     _check(ref, tensors, [tensor.name for each in wanted for tensor in each])
     found: dict[str, Any] = {}
