@@ -32,7 +32,7 @@ from registry.request import (
     store,
     transaction,
 )
-from registry.services import artifacts, versions
+from registry.services import artifacts, versions, whole_objects
 
 log = structlog.get_logger()
 
@@ -120,9 +120,13 @@ def download(model: ModelName, number: int, path: str) -> BaseResponse:
         wanted = _range(row)
         if _is_unchanged(row):
             return _described(Response(status=HTTPStatus.NOT_MODIFIED), row)
-        stretches = artifacts.layout(session, row) if request.method == "GET" else []
-    if redirects and len(stretches) == 1:
-        return redirect(store().presign_get(stretches[0].key, expires=config().url_ttl_s), code=307)
+        at_once = redirects and request.method == "GET"
+        whole = whole_objects.live_key(session, version.model.namespace_id, row) if at_once else None
+        stretches = artifacts.layout(session, row) if request.method == "GET" and whole is None else []
+    if at_once and len(stretches) == 1:
+        whole = stretches[0].key
+    if whole is not None:
+        return redirect(store().presign_get(whole, expires=config().url_ttl_s), code=307)
     first, last = wanted or (0, row.size - 1)
     response = Response(_body(stretches, first, last), mimetype=row.media_type)
     response.headers["Content-Length"] = str(last - first + 1)

@@ -17,6 +17,7 @@ from typing import Final
 from sqlalchemy import Select, and_, select
 from sqlalchemy.orm import Session, contains_eager
 
+from registry.db.queue import enqueue
 from registry.db.tables import Model, Pointer, Promotion, Version
 from registry.domain.access import Permission
 from registry.domain.audit import Action, event_time
@@ -24,6 +25,7 @@ from registry.domain.errors import ConflictError, NotFoundError, VersionDamagedE
 from registry.domain.names import ModelName, shown
 from registry.services import audit, models, pointers, versions
 from registry.services.actors import Actor
+from registry.services.whole_objects import RECONCILE
 
 _ID = re.compile(r"[0-9a-f]{32}")
 
@@ -221,6 +223,7 @@ def _move(
         "message": message,
     }
     subject = f"{owner}@{pointer.name}"
+    enqueue(session, RECONCILE, model.namespace_id, key=promotion.id)
     audit.record(session, actor, Action.PROMOTION_APPLY, subject, detail, chain=owner.namespace, now=now)
     return promotion
 

@@ -9,7 +9,7 @@ import binascii
 import http.client
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +35,7 @@ from botocore.session import Session as VendorSession
 
 from registry.domain.errors import ExhaustedError, NotFoundError, UnavailableError
 from registry.storage.durability import Flusher
+from registry.storage.multipart import Multipart
 from registry.storage.presign import Identity, Target, presign
 from registry.storage.transfer import Abort, RefusedError, ShortError, Transfers
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _HEADS_AT_ONCE = 8
-_MISSING = {"404", "NoSuchKey", "NotFound"}
+_MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchUpload"}
 _FULL = {"InsufficientStorage", "QuotaExceeded", "StorageFull", "XMinioStorageFull", "507"}
 _UNAVAILABLE = {"NoSuchBucket", "SlowDown", "RequestTimeout", "ServiceUnavailable", "InternalError"}
 _NOT_FOUND, _NOT_SATISFIABLE, _SERVER_ERROR = 404, 416, 500
@@ -139,9 +140,17 @@ class Store:
         """Sign the download of one object; `Range` may be added freely, HEAD is not covered."""
         return self._sign(self._public, "GET", key, {}, expires)
 
-    def _sign(self, target: Target, method: str, key: str, headers: dict[str, str], expires: int) -> str:
-        now = datetime.now(UTC)
-        return presign(target, self._identity(), method=method, key=key, headers=headers, expires=expires, at=now)
+    def _sign(self, target: Target, method: str, key: str, headers: dict[str, str], expires: int, **query: str) -> str:
+        return presign(
+            target,
+            self._identity(),
+            method=method,
+            key=key,
+            headers=headers,
+            expires=expires,
+            at=datetime.now(UTC),
+            query=query,
+        )
 
     # Objects
 
@@ -177,23 +186,18 @@ class Store:
 
         Raises ObjectMissingError or StorageUnavailableError.
         """
-        return b"".join(self.stream(key, offset=offset, size=size))
-
-    def stream(self, key: str, *, offset: int = 0, size: int | None = None, block: int = 1 << 20) -> Iterator[bytes]:
-        """The bytes of a range in blocks, holding one at a time. Raises like `read`, possibly in the middle."""
         if size == 0:
-            return
-        last = "" if size is None else str(offset + size - 1)
-        given: dict[str, Any] = {"Range": f"bytes={offset}-{last}"} if offset or size is not None else {}
+            return b""
         with self._narrowed(key):
             try:
-                body = self._client.get_object(Bucket=self.config.bucket, Key=key, **given)["Body"]
+                asked = f"bytes={offset}-{offset + size - 1}"
+                body = self._client.get_object(Bucket=self.config.bucket, Key=key, Range=asked)["Body"]
             except ClientError as error:
                 if _code(error) == "InvalidRange":
-                    return
+                    return b""
                 raise
             with body:
-                yield from body.iter_chunks(block)
+                return b"".join(body.iter_chunks(1 << 20))
 
     def read_into(self, key: str, view: memoryview, *, offset: int = 0, abort: Abort | None = None) -> None:
         """Fill a writable view with the object's bytes from `offset`: cheaper than `read`, and nothing is copied.
@@ -232,6 +236,21 @@ class Store:
                     raise StorageUnavailableError("The object store cannot be reached.") from error
             time.sleep(pause)
         raise AssertionError  # the last round returns or raises
+
+    @cached_property
+    def multipart(self) -> Multipart:
+        """Uploads in parts."""
+
+        def put(
+            key: str, query: Mapping[str, str], headers: dict[str, str], data: memoryview, abort: Abort
+        ) -> Mapping[str, str]:
+            def send() -> Mapping[str, str]:
+                url = self._sign(self._own, "PUT", key, headers, _OWN_URL_S, **query)
+                return self._transfers.put(url, headers, data, abort=abort)
+
+            return self._repeated(key, send, abort)
+
+        return Multipart(self._client, self.config.bucket, put=put, narrowed=self._narrowed)
 
     def copy(self, source: str, target: str) -> None:
         """Copy inside the store; no bytes come here and the checksum stays known. An existing target is left alone.
