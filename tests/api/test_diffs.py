@@ -17,6 +17,7 @@ from registry.services.diffs import MEASURE
 from tests.support.pushing import push
 from tests.support.reading import read_tensors
 from tests.support.world import code
+from tests.weights.torch_file import ordered, saved, tensor
 
 BASE = {
     "layers.0.w": np.arange(64, dtype=np.float32).reshape(8, 8),
@@ -147,6 +148,18 @@ def test_a_checkpoint_cut_into_other_shards_is_the_same_weights(versions, diff):
     answer = diff()
     assert answer["verdict"] == "same_weights"
     assert sorted(each["change"] for each in answer["artifacts"]) == ["added", "added", "removed"]
+
+
+def test_a_state_dict_of_torch_is_the_same_weights_as_its_safetensors(versions, diff):
+    made = {name: tensor(str(key), *array.shape) for key, (name, array) in enumerate(BASE.items())}
+    storages = {str(key): array.tobytes() for key, array in enumerate(BASE.values())}
+    versions({"m.pt": saved(ordered(made), storages)}, {"m.safetensors": save(BASE)})
+    answer = diff()
+    assert (answer["verdict"], set(classes(answer).values())) == ("same_weights", {"identical"})
+    assert {each["path"]: each["change"] for each in answer["artifacts"]} == {
+        "m.pt": "removed",
+        "m.safetensors": "added",
+    }
 
 
 def test_files_that_cannot_be_looked_into_are_compared_as_files(versions, diff):
