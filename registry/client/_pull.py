@@ -146,6 +146,13 @@ def _folder(cache: Cache, content: Content, target: Path | None) -> Folder:
     return cache.folder(parse_model(content.model), content.digest) if target is None else Folder.read(target)
 
 
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.is_file() and not path.is_symlink() and path.stat().st_size == size
+    except OSError:
+        return False
+
+
 class _Pull:
     def __init__(self, api: Api, cache: Cache, content: Content, folder: Folder, progress: Progress | None) -> None:
         self._api = api
@@ -181,11 +188,7 @@ class _Pull:
         if self._folder.is_untouched(artifact.path):
             return False  # an older version's
         target = self._folder.place(artifact.path)
-        try:
-            fits = target.is_file() and not target.is_symlink() and target.stat().st_size == artifact.size
-        except OSError:
-            return False
-        if not fits or not verify_file(target, artifact.digest):
+        if not _has_size(target, artifact.size) or not verify_file(target, artifact.digest):
             return False
         self._folder.note(artifact, ())
         return True
@@ -201,6 +204,8 @@ class _Pull:
             if sum(piece.size for piece in pieces) != artifact.size:
                 pieces = layout.all()
             target = self._folder.place(artifact.path)
+            if artifact.path not in self._folder.files and _has_size(target, artifact.size):
+                reuse.add(target, pieces)  # somebody else's; files of one size are often cut alike
             report = fetch_file(target, pieces, layout.sign, size=artifact.size, reuse=reuse, progress=self._advance)
             self._moved += report.fetched_bytes
             self._folder.note(artifact, pieces)
