@@ -10,7 +10,7 @@ from registry.domain.names import ModelName
 from registry.request import actor, answer, requires, transaction
 from registry.services import health, versions
 
-bp = Blueprint("health_of_versions", __name__)
+bp = Blueprint("health", __name__)
 
 
 @bp.get("/models/<model:model>/versions/<int:number>/health")
