@@ -14,8 +14,24 @@ from typing import Any
 
 from benchmarks.machine import describe
 
-# A module of that name in this package, with `measure(folder, full=…) -> Result` (see `benchmarks.transfer`).
-NAMES = ("transfer", "resolve", "publish", "lists", "memory")
+# A module of that name in this package, with `measure(folder, full=…) -> Report` (see `benchmarks.report`).
+NAMES = (
+    "push",
+    "pull",
+    "delta",
+    "load",
+    "streaming",
+    "diff",
+    "proof",
+    "resolve",
+    "publish",
+    "lists",
+    "memory",
+    "storage",
+    "sizes",
+    "unread",
+    "objects",
+)
 _KEPT = Path(__file__).parent / "results"
 
 

@@ -1,119 +1,96 @@
-"""A closed-loop load generator: each connection sends its next request when the last was answered.
+"""Weights from the store straight into numpy: all of them beside a bare loop, and one tensor of many.
 
-One process, sockets and a selector, nothing parsed that is not needed: it shares the machine with the server that is
-measured, so it must cost little. Every server is measured with it, and every answer must be a 200 with a body of
-known length.
+The bare loop reads the same objects into freshly allocated memory and hashes them, as ours must. The tensors are
+float32, which numpy knows: what is compared is reading, not converting.
 """
 
 import json
-import selectors
-import socket
 import statistics
-import subprocess
-import sys
-import time
+import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import quote
 
-_ROOT = Path(__file__).parents[1]
+from benchmarks import stack, weights
+from benchmarks.report import Report, Target
+from benchmarks.rounds import Case, Runs, SideFailedError, interleave, run
+from registry.storage.s3 import StoreConfig
 
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What one run of the generator saw."""
-
-    requests: int
-    seconds: float
-    p50_ms: float
-    p99_ms: float
-
-    @property
-    def rate(self) -> float:
-        """Requests per second."""
-        return self.requests / self.seconds
+MODEL = "bench/m"
+FILE = "model.safetensors"
+RATIO = 0.85
+ONE_MS, ONE_REQUESTS = 100.0, 2.0
+SPARE_MB = 400.0
+_OURS, _BARE, _ONE = "ours, all tensors", "bare GETs into memory, hashed", f"ours, {weights.ONE}"
 
 
-class RefusedError(Exception):
-    """A server under load answered something else than 200."""
+def measure(folder: Path, *, full: bool) -> Report:
+    """Load all, then one, and compare every tensor with the file."""
+    size, rounds = (1 << 30, 5) if full else (192 << 20, 3)
+    source, runs = folder / FILE, Runs()
+    size = weights.write(source, size, seed=1, dtype="F32")
+    with stack.registry(folder) as (server, bucket):
+        job = _job(server, bucket, folder)
+        ref = run(Case("push", "ours.push", {**job, "source": str(source)})).facts["ref"]
+        found = segments(server, ref)
+        job |= {"ref": ref, "pieces": [piece for piece, _ in found], "urls": [url for _, url in found]}
+        _compare(job, source)
+        interleave([Case(_OURS, "ours.load", job), Case(_BARE, "others.bare_load", job)], rounds, runs=runs)
+        one = Case(_ONE, "ours.load", {**job, "tensors": [weights.ONE]})
+        interleave([one], 2 * rounds + 1, runs=runs)
+        stack.reclaim(folder, bucket)
+    return _report(runs, size)
 
 
-def load(url: str, *, headers: Mapping[str, str], connections: int, seconds: float) -> Load:
-    """Ask for `url` again and again, in a process of its own. Raises RefusedError."""
-    job = {"url": url, "headers": dict(headers), "connections": connections, "seconds": seconds}
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.load"],
-        cwd=_ROOT, input=json.dumps(job), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise RefusedError(done.stderr.strip().splitlines()[-1])
-    return Load(**json.loads(done.stdout))
+def _job(server: stack.Server, bucket: StoreConfig, folder: Path) -> dict[str, Any]:
+    cache = str(folder / "cache")  # nothing is ever pulled into it
+    return {"url": server.url, "token": stack.TOKEN, "cache": cache, "model": MODEL, "endpoint": bucket.endpoint_url}
 
 
-class _Connection:
-    """One keep-alive connection with at most one request on its way."""
-
-    def __init__(self, host: str, port: int, request: bytes) -> None:
-        self.socket = socket.create_connection((host, port), timeout=30)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._request, self._pending, self._sent = request, b"", 0.0
-
-    def ask(self) -> None:
-        """Send the request."""
-        self._pending, self._sent = b"", time.perf_counter()
-        self.socket.sendall(self._request)
-
-    def read(self) -> float | None:
-        """Take what arrived; the seconds it took if that was the end of the answer. Raises RefusedError."""
-        arrived = self.socket.recv(65536)
-        if not arrived:
-            raise RefusedError("the server closed a connection")
-        self._pending += arrived
-        head, found, body = self._pending.partition(b"\r\n\r\n")
-        if not found or len(body) < _length(head):
-            return None
-        if head.split(b" ", 2)[1] != b"200":
-            raise RefusedError(self._pending.decode(errors="replace")[:2000].replace("\r\n", " | "))
-        return time.perf_counter() - self._sent
+def segments(server: stack.Server, ref: str) -> list[tuple[list[Any], str]]:
+    """Each segment of the version's file and its URL, asked for with nothing of the client."""
+    model, _, number = ref.rpartition(":")
+    found: list[tuple[list[Any], str]] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        url = f"{server.url}/api/v1/models/{model}/versions/{number}/segments?artifact={FILE}&urls=1&limit=1000"
+        url += f"&cursor={quote(cursor)}" if cursor else ""
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {stack.TOKEN}"})  # noqa: S310
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - an address made above
+            page = json.load(answer)
+        for each in page["items"]:
+            piece = [each["offset"], each["size"], each["digest"].removeprefix("sha256:")]
+            found.append((piece, each["url"]))
+        cursor = page["next"]
+    return found
 
 
-def _length(head: bytes) -> int:
-    lowered = head.lower()
-    start = lowered.find(b"\r\ncontent-length:")
-    if start < 0:
-        raise RefusedError("an answer without Content-Length")
-    return int(lowered[start + 17 :].partition(b"\r\n")[0])
+def _compare(job: Mapping[str, Any], source: Path) -> None:
+    """This also warms the store up."""
+    wanted = weights.digests(source)
+    for names in ([], [weights.ONE]):
+        found = run(Case("load, compared", "ours.loaded", {**job, "tensors": names})).facts["digests"]
+        if found != {name: digest for name, digest in wanted.items() if not names or name in names}:
+            raise SideFailedError("what was loaded is not what was pushed")
 
 
-def _run(url: str, headers: dict[str, str], connections: int, seconds: float) -> Load:
-    parts = urlsplit(url)
-    lines = [f"GET {parts.path}?{parts.query} HTTP/1.1", f"Host: {parts.netloc}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    request = "\r\n".join([*lines, "", ""]).encode()
-    selector, taken = selectors.DefaultSelector(), []
-    for _ in range(connections):
-        connection = _Connection(parts.hostname or "", parts.port or 80, request)
-        selector.register(connection.socket, selectors.EVENT_READ, connection)
-        connection.ask()
-    began = time.perf_counter()
-    until = began + seconds
-    while time.perf_counter() < until:
-        for key, _ in selector.select(timeout=1):
-            took = key.data.read()
-            if took is not None:
-                taken.append(took)
-                key.data.ask()
-    lasted = time.perf_counter() - began
-    hundredths = statistics.quantiles(taken, n=100)
-    return Load(len(taken), lasted, hundredths[49] * 1000, hundredths[98] * 1000)
-
-
-def main() -> None:
-    """Run what standard input says and print what was seen."""
-    found = _run(**json.load(sys.stdin))
-    print(json.dumps({name: getattr(found, name) for name in Load.__slots__}))
-
-
-if __name__ == "__main__":
-    main()
+def _report(runs: Runs, size: int) -> Report:
+    report = Report(
+        f"load {size >> 20} MiB of float32 into numpy, SeaweedFS on loopback, median of {len(runs[_OURS])} rounds",
+        ("", "MB/s", "× bare", "CPU s/GiB", "peak MB", "seconds"),
+    )
+    report.rows += [runs.row(label, size, _BARE) for label in (_OURS, _BARE)]
+    held = runs.fact(_OURS, "held") / 1e6
+    milliseconds = statistics.median(each.seconds for each in runs[_ONE]) * 1000
+    report.rows.append((_ONE, runs.fact(_ONE, "held") / 1e3 / milliseconds, "", "", runs.peak(_ONE), ""))
+    report.targets += [
+        Target("times the bare loop", runs.times(_BARE, _OURS), RATIO, at_least=True),
+        Target("peak client memory beyond the arrays, MB", runs.peak(_OURS) - held, SPARE_MB, at_least=False),
+        Target("one tensor: ms", milliseconds, ONE_MS, at_least=False),
+        Target("one tensor: requests to the store", runs.fact(_ONE, "store_requests"), ONE_REQUESTS, at_least=False),
+    ]
+    for label in (_OURS, _ONE):
+        api, store = runs.fact(label, "api_requests"), runs.fact(label, "store_requests")
+        report.notes.append(f"{label}: {api:.0f} API requests, {store:.0f} to the store")
+    return report

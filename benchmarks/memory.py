@@ -4,17 +4,15 @@ import os
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
 import registry
 from benchmarks import stack
 from benchmarks.report import Report, Target
+from benchmarks.watch import Watch
 
 GROWTH_MB = 32.0
 IMPORT_MS = 150.0
@@ -34,12 +32,12 @@ def measure(folder: Path, *, full: bool) -> Report:
         client = registry.Client(server.url, stack.TOKEN, cache=folder / "cache")
         for number in range(4):  # what the first requests load is not growth
             client.push("bench/m", _file(folder / f"small-{number}.bin", 1 << 20))
-        large, watch = _file(folder / "weights.bin", size), _Watch(server)
+        large, watch = _file(folder / "weights.bin", size), Watch(server)
         with watch.running():
             client.push("bench/m", large)
     for number, (before, most) in enumerate(watch.found.values()):
         report.rows.append((f"API process {number + 1}, MB", before / 1e6, most / 1e6, (most - before) / 1e6))
-    growth = max(most - before for before, most in watch.found.values()) / 1e6
+    growth = watch.growth() / 1e6
     took, loaded = _imported()
     report.rows.append(("import registry, ms", "", "", took))
     report.targets += [
@@ -55,38 +53,6 @@ def _database(folder: Path) -> Iterator[str]:
     url = f"sqlite:///{folder / 'registry.db'}"
     with stack.migrated(url):
         yield url
-
-
-class _Watch:
-    """Follows the resident memory of a server's processes, as (at first, at most) by process id."""
-
-    def __init__(self, server: stack.Server) -> None:
-        """Note what they have now."""
-        self._processes = server.processes()
-        self._is_over = threading.Event()
-        now = {process.pid: process.memory_info().rss for process in self._processes}
-        self.found = {pid: (resident, resident) for pid, resident in now.items()}
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Look again and again while the block lasts."""
-        thread = threading.Thread(target=self._look)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._is_over.set()
-            thread.join()
-
-    def _look(self) -> None:
-        while not self._is_over.wait(0.05):
-            for process in self._processes:
-                before, most = self.found[process.pid]
-                self.found[process.pid] = before, max(most, _resident(process))
-
-
-def _resident(process: psutil.Process) -> int:
-    return int(process.memory_info().rss)
 
 
 def _file(path: Path, size: int) -> Path:

@@ -4,11 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.transfer import Target
-
-__all__ = ["Report", "Target"]
-
 Cell = str | float
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What must hold, and what was found."""
+
+    name: str
+    found: float
+    limit: float
+    at_least: bool
+
+    def met(self) -> bool:
+        """Whether it holds."""
+        return self.found >= self.limit if self.at_least else self.found <= self.limit
 
 
 @dataclass(slots=True)

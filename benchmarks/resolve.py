@@ -15,7 +15,7 @@ import psutil
 
 from benchmarks import peers, stack
 from benchmarks.filling import HELD, MODEL, filled
-from benchmarks.load import Load, load
+from benchmarks.generator import Load, load
 from benchmarks.report import Report, Target
 
 TIMES = 10.0

@@ -1,5 +1,6 @@
 """Servers to measure: PostgreSQL, our API as `registry api` runs it, and what a process costs."""
 
+import json
 import os
 import subprocess
 import sys
@@ -61,6 +62,18 @@ def migrated(url: str) -> Iterator[Database]:
         yield database
     finally:
         database.dispose()
+
+
+def reclaim(folder: Path, config: StoreConfig) -> None:
+    """Delete every object of the store below `folder`, and give the disk back what they took."""
+    client = Store(config)._client  # noqa: SLF001 - the server itself never empties a bucket
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=config.bucket):
+        keys = [{"Key": entry["Key"]} for entry in page.get("Contents", ())]
+        client.delete_objects(Bucket=config.bucket, Delete={"Objects": keys})  # type: ignore[typeddict-item]
+    (master, *_) = json.loads((Home.open(folder / "seaweedfs").store / "ports.json").read_text(encoding="utf-8"))
+    url = f"http://{seaweed.LOOPBACK}:{master}/vol/vacuum?garbageThreshold=0.01"
+    with urllib.request.urlopen(url, timeout=_PATIENCE_S) as answer:
+        answer.read()
 
 
 @contextmanager
@@ -127,9 +140,9 @@ class Server:
 
 @contextmanager
 def serving(
-    command: Sequence[str], *, url: str, ready: str, environ: Mapping[str, str], folder: Path
+    command: Sequence[str], *, url: str, ready: str | None, environ: Mapping[str, str], folder: Path
 ) -> Iterator[Server]:
-    """A server for as long as the block lasts; what it says is kept in `folder`."""
+    """A server for as long as the block lasts; what it says is kept in `folder`. Without `ready` nobody asks it."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"server-{uuid.uuid4().hex[:6]}.log"
     with log.open("wb") as said:
@@ -138,7 +151,8 @@ def serving(
         )
     server = Server(url, process, log)
     try:
-        server.wait(ready)
+        if ready is not None:
+            server.wait(ready)
         yield server
     finally:
         server.stop()
@@ -146,12 +160,58 @@ def serving(
 
 @contextmanager
 def api(
-    database_url: str, folder: Path, *, bucket: StoreConfig | None = None, options: Sequence[str] = ()
+    database_url: str,
+    folder: Path,
+    *,
+    bucket: StoreConfig | None = None,
+    options: Sequence[str] = (),
+    settings: Mapping[str, str] | None = None,
+    port: int = 0,
 ) -> Iterator[Server]:
-    """`registry api` with its defaults on a migrated database; without a bucket only what needs none works."""
-    port = seaweed.free_ports(1)[0]
+    """`registry api` with its defaults on a migrated database; without a bucket only what needs none works.
+
+    `settings` are further variables of its environment.
+    """
+    port = port or seaweed.free_ports(1)[0]
+    environ = environment(database_url, bucket) | dict(settings or {})
+    command = [sys.executable, "-m", "registry", "api", "--port", str(port), *options]
+    ready = "/readyz" if bucket else "/healthz"
+    with serving(
+        command, url=f"http://127.0.0.1:{port}", ready=ready, environ=environ, folder=folder
+    ) as server:  # fmt: skip
+        yield server
+
+
+@contextmanager
+def worker(folder: Path, bucket: StoreConfig) -> Iterator[Server]:
+    """`registry worker` for the registry in `folder`."""
+    command = [sys.executable, "-m", "registry", "worker"]
+    environ = environment(database(folder), bucket)
+    with serving(command, url="", ready=None, environ=environ, folder=folder) as running:
+        yield running
+
+
+def database(folder: Path) -> str:
+    """The URL of the SQLite database of the registry in `folder`."""
+    return f"sqlite:///{folder / 'registry.db'}"
+
+
+@contextmanager
+def registry(
+    folder: Path, *, settings: Mapping[str, str] | None = None, port: int = 0
+) -> Iterator[tuple[Server, StoreConfig]]:
+    """A whole registry without a worker: SeaweedFS, SQLite, API."""
+    url = database(folder)
+    with store(folder) as bucket, migrated(url), api(
+        url, folder, bucket=bucket, settings=settings, port=port
+    ) as server:  # fmt: skip
+        yield server, bucket
+
+
+def environment(database_url: str, bucket: StoreConfig | None) -> dict[str, str]:
+    """What a process of the server is told."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("REGISTRY_", "AWS_"))}
-    environ |= {
+    return environ | {
         "PYTHONPATH": str(ROOT),
         "REGISTRY_DATABASE_URL": database_url,
         "REGISTRY_ADMIN_TOKEN": TOKEN,
@@ -160,9 +220,3 @@ def api(
         "AWS_ACCESS_KEY_ID": (bucket.access_key if bucket else None) or "none",
         "AWS_SECRET_ACCESS_KEY": (bucket.secret_key if bucket else None) or "none",
     }
-    command = [sys.executable, "-m", "registry", "api", "--port", str(port), *options]
-    ready = "/readyz" if bucket else "/healthz"
-    with serving(
-        command, url=f"http://127.0.0.1:{port}", ready=ready, environ=environ, folder=folder
-    ) as server:  # fmt: skip
-        yield server

@@ -80,6 +80,11 @@ class ClientConfig(_FromEnvironment):
         "Folder of pulled versions that are kept for the next pull or load.",
         default=Path("~/.cache/weight-registry"),
     )
+    cache_size_gb: int = _setting(
+        "REGISTRY_CACHE_SIZE",
+        "Gigabytes that this folder may hold: a pull into it drops the versions not used for longest; 0 for no limit.",
+        default=50,
+    )
     credentials: Path = _setting(
         "REGISTRY_CREDENTIALS",
         "File in which `registry login` keeps address and token (mode 0600).",

@@ -5,8 +5,10 @@ from flask import Flask
 from registry.api import (
     aliases,
     artifacts,
+    diffs,
     events,
     health,
+    health_of_versions,
     lineage,
     metrics,
     models,
@@ -29,7 +31,9 @@ PREFIX = "/api/v1"
 RESOURCES = (
     aliases,
     artifacts,
+    diffs,
     events,
+    health_of_versions,
     lineage,
     metrics,
     models,

@@ -1,8 +1,9 @@
 """`…/artifacts`: the files of a version, for clients that read segments from the store and for plain HTTP."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from http import HTTPStatus
 
+import structlog
 from flask import Blueprint, Response, redirect, request
 from werkzeug.datastructures import Range
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
@@ -15,6 +16,7 @@ from registry.api.operation import PAGED, RANGE, Parameter, operation
 from registry.db.tables import Artifact
 from registry.domain.access import Permission
 from registry.domain.digest import format_digest
+from registry.domain.errors import RegistryError
 from registry.domain.names import ModelName
 from registry.request import (
     InvalidParameterError,
@@ -30,7 +32,9 @@ from registry.request import (
     store,
     transaction,
 )
-from registry.services import artifacts, versions
+from registry.services import artifacts, versions, whole_objects
+
+log = structlog.get_logger()
 
 bp = Blueprint("artifacts", __name__)
 
@@ -94,7 +98,7 @@ def tensors(model: ModelName, number: int) -> Response:
         row = _named(session, model, number)
         rows = artifacts.page_of_tensors(session, row, after=after[0] if after else None, limit=limit)
         following = next_cursor(rows, limit, lambda tensor: (tensor.position,))
-        items = [wire.TensorOut.model_validate(tensor) for tensor in rows]
+        items = [shapes.tensor(row) for row in rows]
         return page(wire.Page[wire.TensorOut](items=items, next=following))
 
 
@@ -116,11 +120,15 @@ def download(model: ModelName, number: int, path: str) -> BaseResponse:
         wanted = _range(row)
         if _is_unchanged(row):
             return _described(Response(status=HTTPStatus.NOT_MODIFIED), row)
-        stretches = artifacts.layout(session, row) if request.method == "GET" else []
-    if redirects and len(stretches) == 1:
-        return redirect(store().presign_get(stretches[0].key, expires=config().url_ttl_s), code=307)
+        at_once = redirects and request.method == "GET"
+        whole = whole_objects.live_key(session, version.model.namespace_id, row) if at_once else None
+        stretches = artifacts.layout(session, row) if request.method == "GET" and whole is None else []
+    if at_once and len(stretches) == 1:
+        whole = stretches[0].key
+    if whole is not None:
+        return redirect(store().presign_get(whole, expires=config().url_ttl_s), code=307)
     first, last = wanted or (0, row.size - 1)
-    response = Response(_begun(artifacts.stream(store(), stretches, first, last)), mimetype=row.media_type)
+    response = Response(_body(stretches, first, last), mimetype=row.media_type)
     response.headers["Content-Length"] = str(last - first + 1)
     if wanted:
         response.status_code = HTTPStatus.PARTIAL_CONTENT
@@ -128,15 +136,39 @@ def download(model: ModelName, number: int, path: str) -> BaseResponse:
     return _described(response, row)
 
 
-def _begun(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same blocks, the first of them read: a store that is down is a refusal, not an answer that breaks off."""
-    first = next(blocks, b"")
+def _body(stretches: list[artifacts.Stretch], first: int, last: int) -> "bytes | _Begun":
+    if not stretches:
+        return b""
+    if last - first < artifacts.SMALL:
+        return artifacts.small(store(), stretches, first, last)
+    return _Begun(artifacts.stream(store(), stretches, first, last))
 
-    def all_of_them() -> Iterator[bytes]:
-        yield first
-        yield from blocks
 
-    return all_of_them()
+class _Begun(Iterator[bytes]):
+    """The same blocks, the first of them read: a store that is down is a refusal, not an answer that breaks off.
+
+    What goes wrong later ends the connection before the promised length, which every client notices.
+    """
+
+    def __init__(self, blocks: Generator[bytes]) -> None:
+        """Read the first block. Raises what reading raises."""
+        self._first: bytes | None = next(blocks, b"")
+        self._blocks = blocks
+
+    def __next__(self) -> bytes:
+        """The next block."""
+        first, self._first = self._first, None
+        if first is not None:
+            return first
+        try:
+            return next(self._blocks)
+        except RegistryError as error:
+            log.warning("download broke off", code=error.code, reason=str(error))
+            raise
+
+    def close(self) -> None:
+        """End the reading, whether or not all was taken; the server calls it when the client has gone."""
+        self._blocks.close()
 
 
 def _named(session: Session, model: ModelName, number: int) -> Artifact:

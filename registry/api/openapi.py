@@ -246,6 +246,7 @@ def _parameter(each: Parameter) -> dict[str, Any]:
 
 _MEANINGS: Final = {
     201: "Made.",
+    202: "A worker does it; ask again.",
     204: "Done; there is nothing to say.",
     206: "The range asked for.",
     304: "It is as you know it.",

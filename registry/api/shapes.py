@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from registry import wire
-from registry.db.tables import Artifact, LineageEdge, Model, Pointer, Version
+from registry.db.tables import Artifact, LineageEdge, Model, Pointer, Tensor, Version
 from registry.domain.digest import format_digest
 from registry.domain.names import ModelName
 from registry.request import Session
 from registry.services import models, versions
 from registry.services.actors import Actor
+from registry.services.health import Report
 from registry.services.versions import Surroundings
 
 
@@ -59,6 +60,47 @@ def artifact(row: Artifact) -> wire.ArtifactOut:
         tensor_count=row.tensor_count,
         segment_count=row.segment_count,
     )
+
+
+def tensor(row: Tensor) -> wire.TensorOut:
+    """An array of a file, with what a worker found in it."""
+    return wire.TensorOut(
+        name=row.name,
+        dtype=row.dtype,
+        shape=row.shape,
+        offset=row.offset,
+        size=row.size,
+        digest=format_digest(row.sha256) if row.sha256 else None,
+        nan_count=row.nan_count,
+        inf_count=row.inf_count,
+        zero_count=row.zero_count,
+        minimum=row.minimum,
+        maximum=row.maximum,
+        norm=row.norm,
+    )
+
+
+def health(report: Report) -> wire.HealthOut:
+    """The health of a version."""
+    state, summary = {"state": report.state}, report.summary
+    if summary is None:
+        return wire.HealthOut.model_validate(state)
+    return wire.HealthOut.model_validate({
+        **state,
+        "tensor_count": summary.tensor_count,
+        "parameter_count": summary.parameter_count,
+        "parameters_by_dtype": dict(summary.parameters_by_dtype),
+        "nan_count": summary.nan_count,
+        "inf_count": summary.inf_count,
+        "zero_tensor_count": summary.zero_tensor_count,
+        "norm": summary.norm,
+        "parent": report.parent,
+        "norm_drift": summary.drift.norm,
+        "worst_drift": summary.drift.worst,
+        "worst_tensor": summary.drift.tensor,
+        "findings": dict(summary.findings),
+        "computed_at": report.computed_at,
+    })  # fmt: skip
 
 
 def parent(edge: LineageEdge, name: ModelName | None, number: int | None) -> wire.ParentOut:

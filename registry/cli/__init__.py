@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import click
 
 from registry import __version__
-from registry.cli import _accounts, _annotations, _operations, _output, _server, _stages, _versions, _weights
+from registry.cli import _accounts, _annotations, _diff, _operations, _output, _server, _stages, _versions, _weights
 from registry.domain.errors import RegistryError
 
 _SECTIONS = {
@@ -17,6 +17,7 @@ _SECTIONS = {
         _versions.show,
         _versions.resolve,
         _versions.lineage,
+        _diff.diff,
         _versions.delete,
         _versions.restore,
         _annotations.metrics,

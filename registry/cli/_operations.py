@@ -1,6 +1,7 @@
 """`storage`, `events`, `cache`: what is stored, what happened, what is kept here."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,7 @@ from registry.domain.digest import format_digest
 from registry.domain.errors import ConflictError
 
 if TYPE_CHECKING:
+    from registry.client._cache import Cache
     from registry.wire import EventOut
 
 _NAMESPACE = click.option(
@@ -102,22 +104,66 @@ def events_verify(*, namespace: str) -> None:
     _output.result(f"{count} events of {namespace} verify, the last is {format_digest(last)}")
 
 
-@_options.group("cache", "registry cache prune --unused-days 7")
+@_options.group("cache", "registry cache list", "registry cache prune --max-size 20")
 def cache() -> None:
     """Versions kept on this machine, pulled without -o."""
 
 
-@cache.command("prune", epilog="\b\nExample:\n  registry cache prune --unused-days 7")
-@click.option(
-    "--unused-days", type=click.FloatRange(0), default=30, show_default=True, help="What was not used for so long."
+@cache.command("list", epilog="\b\nExample:\n  registry cache list --json")
+@_options.as_json
+def cache_list(*, as_json: bool) -> None:
+    """Show what is kept, the last used first."""
+    found = _cache().kept()
+    used = [datetime.fromtimestamp(each.used_at, UTC) for each in found]
+    if as_json:
+        items = [
+            {
+                "model": each.model,
+                "number": each.number,
+                "digest": format_digest(each.digest),
+                "size": each.size,
+                "used_at": at.isoformat(timespec="seconds").replace("+00:00", "Z"),
+                "directory": str(each.path),
+            }
+            for each, at in zip(found, used, strict=True)
+        ]
+        _output.document({"items": items})
+        return
+    rows = [
+        (f"{each.model}:{each.number}" if each.model else "unfinished", _output.size(each.size), at, each.path)
+        for each, at in zip(found, used, strict=True)
+    ]
+    _output.table(("VERSION", "SIZE", "USED", "DIRECTORY"), rows, shrink=("DIRECTORY",))
+
+
+@cache.command(
+    "prune", epilog="\b\nExample:\n  registry cache prune --unused-days 7\n  registry cache prune --max-size 20"
 )
-def cache_prune(*, unused_days: float) -> None:
-    """Remove versions from the cache that were not used lately."""
+@click.option("--unused-days", type=click.FloatRange(0), help="Remove what was not used for so long.")
+@click.option("--max-size", type=click.FloatRange(0), help="Remove what was not used for longest, down to so many GB.")
+def cache_prune(*, unused_days: float | None, max_size: float | None) -> None:
+    """Remove versions from the cache; without an option those that were not used for 30 days.
+
+    A version that is being pulled stays. A program that has opened or mapped a file keeps the bytes.
+    """
+    kept = _cache()
+    if unused_days is None and max_size is None:
+        unused_days = 30.0
+    versions = freed = 0
+    if unused_days is not None:
+        pruned = kept.prune(unused_days=unused_days)
+        versions, freed = pruned.versions, pruned.freed_bytes
+    if max_size is not None:
+        pruned = kept.make_room(int(max_size * 10**9))
+        versions, freed = versions + pruned.versions, freed + pruned.freed_bytes
+    _output.result(f"removed {versions} versions, {_output.size(freed)}")
+
+
+def _cache() -> "Cache":
     from registry.client._cache import Cache
     from registry.config import ClientConfig
 
-    pruned = Cache(ClientConfig.from_environment().cache).prune(unused_days=unused_days)
-    _output.result(f"removed {pruned.versions} versions, {_output.size(pruned.freed_bytes)}")
+    return Cache(ClientConfig.from_environment().cache)
 
 
 def _list(namespace: str, limit: int | None, *, as_json: bool) -> None:

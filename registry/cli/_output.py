@@ -155,6 +155,9 @@ class Bars:
         if phase == "moved":
             self.moved, self.total = done, total
             return
+        if phase == "wait":
+            say("waiting for another process that pulls into the same directory")
+            return
         if self._bars is None:
             return
         if phase not in self._tasks:

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from registry.cli import _options, _output
+from registry.cli import _health, _options, _output
 
 if TYPE_CHECKING:
     from registry.client import Version
-    from registry.wire import LineageItem, ModelOut, ParentOut
+    from registry.wire import HealthOut, LineageItem, ModelOut, ParentOut
 
 
 @_options.command("list", "registry list --namespace vision")
@@ -74,10 +74,11 @@ def show(ref: str, *, as_json: bool) -> None:
     """Show all that is known of a version."""
     with _options.connect() as client:
         version = client.version(ref)
+        health = client.health(version.ref)
     if as_json:
-        _output.document(version)
+        _output.document(version.model_dump(mode="json") | {"health_details": health.model_dump(mode="json")})
         return
-    _describe(version)
+    _describe(version, health)
     click.echo()
     columns = ("ARTIFACT", "SIZE", "FORMAT", "TENSORS", "SHA256")
     rows = [
@@ -149,7 +150,7 @@ def _holders(model: "ModelOut") -> str:
     return ", ".join(f"{each.stage}={each.version}" for each in model.stages if each.version is not None)
 
 
-def _describe(version: "Version") -> None:
+def _describe(version: "Version", health: "HealthOut") -> None:
     _output.result(version.ref)
     _output.fields(
         {
@@ -159,6 +160,7 @@ def _describe(version: "Version") -> None:
             "variant": version.variant,
             "state": version.state if version.state != "ready" else None,
             "integrity": version.integrity,
+            "health": _health.lines(health),
             "size": _output.size(version.size),
             "message": version.message,
             "stages": version.stages,

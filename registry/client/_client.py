@@ -10,8 +10,9 @@ from registry.client._accounts import Accounts
 from registry.client._api import LONG_TIMEOUT, Api, at, checked
 from registry.client._arguments import Metrics, listed, metrics_in, plain
 from registry.client._cache import Cache
+from registry.client._diff import Comparisons
 from registry.client._promotions import Promotions
-from registry.client._types import Progress, Version, VersionSummary
+from registry.client._types import Progress, Ref, Version, VersionSummary
 from registry.config import ClientConfig
 from registry.domain import names
 from registry.domain.references import parse_parent, parse_reference
@@ -23,6 +24,7 @@ from registry.wire import (
     CopyIn,
     CountOut,
     EventOut,
+    HealthOut,
     LineageItem,
     MetricOut,
     MetricsIn,
@@ -33,10 +35,10 @@ from registry.wire import (
     ResolveOut,
     StorageOut,
     TagIn,
+    TensorOut,
     VersionPatch,
 )
 
-Ref = str | Version | VersionSummary
 Paths = str | Path | Sequence[str | Path]
 
 
@@ -45,11 +47,10 @@ def connect(url: str | None = None, token: str | None = None) -> "Client":
 
     Nothing is sent yet. Raises ServerUnknownError, ServerUrlError or CredentialsError.
     """
-    config = ClientConfig.from_environment()
-    return Client(*_credentials.find(url, token, config), cache=config.cache)
+    return Client(*_credentials.find(url, token, ClientConfig.from_environment()))
 
 
-class Client(Accounts, Promotions):
+class Client(Accounts, Comparisons, Promotions):
     """A registry, as one actor sees it. Safe to share between threads; `with` it, or `close` it.
 
     A reference is text such as `vision/yolo11n@production`, or a version that another method returned. Every method
@@ -58,8 +59,9 @@ class Client(Accounts, Promotions):
 
     def __init__(self, url: str, token: str, *, cache: Path | None = None) -> None:
         """`connect` is the usual way to make one."""
+        config = ClientConfig.from_environment()
         self._api = Api(url, token)
-        self._cache = Cache(cache or ClientConfig.from_environment().cache)
+        self._cache = Cache(cache or config.cache, limit=config.cache_size_gb * 10**9)
 
     def __repr__(self) -> str:
         return f"<registry.Client of {self.url}>"
@@ -145,10 +147,12 @@ class Client(Accounts, Promotions):
     ) -> Path:
         """Make `directory` hold the version, and return it. Without one it is the version's place in the cache.
 
-        Only bytes that are missing here travel, each verified as it lands; each file is replaced in one step. Files of
+        Only bytes that are missing here travel, each verified as it lands: what an older version in the directory, or
+        any version in the cache, has in common with this one is copied. Each file is replaced in one step. Files of
         an older version that a pull had written are removed unless they were changed. `artifacts` are globs that
         choose files; `verify_file` reads every file again at the end and compares its sha256.
-        A digest reference whose bytes are all here needs no registry.
+        A digest reference whose bytes are all here needs no registry. The cache makes room for what comes: a version
+        that has to stay needs a directory of its own.
         """
         target = None if directory is None else Path(directory)
         return _pull.pull(
@@ -168,11 +172,16 @@ class Client(Accounts, Promotions):
         *,
         framework: Literal["numpy", "torch"] = "numpy",
         artifacts: Sequence[str] = (),
+        mmap: bool = False,
     ) -> dict[str, Any]:
-        """Tensors of the version's safetensors artifacts, by name, in memory: all, or those that a glob fits.
+        """Tensors of the version, by name, in memory: all, or those that a glob fits. Nothing is unpickled.
 
-        From the cache if the version was pulled into it; else only the bytes of these tensors are fetched. numpy has
-        no bfloat16: such tensors come as float32, exactly; torch keeps every type.
+        From the cache if the version was pulled into it; else only the bytes of these tensors are fetched. Without
+        `artifacts` they come from the safetensors files, or if there are none from any whose tensors are known (GGUF,
+        ONNX, torch). numpy has no bfloat16: such tensors come as float32, exactly; torch keeps every type; blocks of
+        quantized types come as their bytes.
+        With `mmap` whole files are brought into the cache, once for all processes of this machine, and the arrays lie
+        over them: pages are shared until somebody writes to them, which changes no file.
         """
         return _load.load(
             self._api,
@@ -181,6 +190,7 @@ class Client(Accounts, Promotions):
             tensors=list(listed(tensors)),
             framework=framework,
             artifacts=list(listed(artifacts)),
+            mapped=mmap,
         )
 
     def copy(self, ref: Ref, to: str, *, message: str | None = None) -> Version:
@@ -225,6 +235,14 @@ class Client(Accounts, Promotions):
     ) -> Iterator[VersionSummary]:
         """The versions of a model, newest first."""
         return self._api.pages(f"{_model(name)}/versions", VersionSummary, limit=limit, kind=kind, state=state)
+
+    def health(self, ref: Ref) -> HealthOut:
+        """What a worker found in the tensors of a version: counts, NaN, norms, drift, names of tensors at fault."""
+        return self._api.get(self._path(ref, "health"), HealthOut)
+
+    def tensors(self, ref: Ref, artifact: str) -> Iterator[TensorOut]:
+        """The tensors of one file of a version: where they lie and, once a worker has read them, what is in them."""
+        return self._api.pages(self._path(ref, "tensors"), TensorOut, artifact=artifact)
 
     def describe(self, ref: Ref, message: str) -> Version:
         """Change a version's message."""

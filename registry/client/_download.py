@@ -7,21 +7,19 @@ it and not fetched again.
 
 import hashlib
 import http.client
-import os
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 from registry.client._hashing import Piece
 from registry.client._http import Answer, StorageRefusedError, place, receive
 from registry.client._local import LocalSegments
 from registry.client._partfile import PartFile
+from registry.client._reuse import Copied, Filling, Run, runs
+from registry.client._sinks import InFile, InMemory, Several, Sink
 from registry.client._workers import Again, Crew, Lane, persist
 from registry.domain.errors import LocalError
 
@@ -64,59 +62,23 @@ class FetchReport:
     resumed_bytes: int
 
 
-class _Sink(Protocol):
-    """Where the bytes of one segment go."""
-
-    def window(self, start: int, size: int, buffer: memoryview) -> memoryview:
-        """Where to receive up to `size` bytes that belong at `start` of the segment."""
-
-    def store(self, start: int, view: memoryview) -> None:
-        """Keep what was received into the window."""
-
-
 @dataclass(frozen=True, slots=True)
-class _InFile:
-    part: PartFile
-    offsets: tuple[int, ...]
+class _Get:
+    """A segment to be read from the store."""
 
-    def window(self, start: int, size: int, buffer: memoryview) -> memoryview:  # noqa: ARG002 - any window will do
-        return buffer[:size]
-
-    def store(self, start: int, view: memoryview) -> None:
-        for offset in self.offsets:
-            self.part.write(view, offset + start)
-
-
-@dataclass(frozen=True, slots=True)
-class _InMemory:
-    views: tuple[memoryview, ...]
-
-    def window(self, start: int, size: int, buffer: memoryview) -> memoryview:
-        return self.views[0][start : start + min(size, len(buffer))]
-
-    def store(self, start: int, view: memoryview) -> None:
-        for other in self.views[1:]:
-            other[start : start + len(view)] = view
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
     piece: Piece
-    sink: _Sink
+    sink: Sink
     url: str
     signing: int  # which round of signing the URL is of
 
 
-class _Outcome(Enum):
-    FETCHED = auto()
-    STALE = auto()
-
-
 @dataclass(frozen=True, slots=True)
-class _Settled:
-    job: _Job
-    outcome: _Outcome
-    answer: Answer | None
+class _Got:
+    """What came of it; if not fetched, the store takes the URL for expired."""
+
+    job: _Get
+    is_fetched: bool
+    answer: Answer | None = None
 
 
 def fetch_file(
@@ -139,14 +101,14 @@ def fetch_file(
     """
     places = _places(target.name, pieces, size)
     with PartFile(target, size, durable=durable) as part:
-        gather = _Gather(part, places, reuse or LocalSegments(), progress)
+        gather = _Gather(Filling(part, places), reuse or LocalSegments(), progress)
         if not part.is_new:
             gather.resume(threads)
-        if reuse is not None:
-            gather.take(threads)
-        fetched = _fetch(target.name, gather.missing(), sign, threads=threads, done=gather.landed)
+        transfer = _Transfer(target.name, sign, gather.landed, gather)
+        gather.plan(transfer, gather.missing)
+        transfer.run(threads)
         part.publish()
-    return FetchReport(fetched, gather.reused, gather.resumed)
+    return FetchReport(transfer.fetched, gather.reused, gather.resumed)
 
 
 def fetch_into(
@@ -162,146 +124,165 @@ def fetch_into(
     Buffers are writable, contiguous bytes of the piece's size. After an error their content means nothing.
     Raises DamagedBytesError, StorageRefusedError, StorageUnreachableError, and whatever `sign` raises.
     """
-    views: dict[str, list[memoryview]] = {}
-    firsts: dict[str, Piece] = {}
     for piece, buffer in buffers.items():
         if buffer.nbytes != piece.size:
             raise ValueError(f"a buffer of {buffer.nbytes} bytes cannot hold a segment of {piece.size}")
+    sinks = [(piece, InMemory(buffer.cast("B"))) for piece, buffer in buffers.items()]
+    return fetch_each(sinks, sign, name=name, threads=threads, progress=progress)
+
+
+def fetch_each(
+    wanted: Iterable[tuple[Piece, Sink]],
+    sign: Sign,
+    *,
+    name: str = "the artifact",
+    threads: int = THREADS,
+    progress: Progress | None = None,
+) -> int:
+    """Give each sink the bytes of its piece; otherwise as `fetch_into`. Equal pieces are fetched once.
+
+    A sink sees bytes before they are verified: what it holds counts only once this returns.
+    """
+    sinks: dict[str, list[Sink]] = {}
+    firsts: dict[str, Piece] = {}
+    for piece, sink in wanted:
         firsts.setdefault(piece.sha256, piece)
-        views.setdefault(piece.sha256, []).append(buffer.cast("B"))
-    jobs = [(piece, _InMemory(tuple(views[sha256]))) for sha256, piece in firsts.items()]
+        sinks.setdefault(piece.sha256, []).append(sink)
 
     def done(piece: Piece) -> None:
         if progress is not None:
-            progress(piece.size * len(views[piece.sha256]))
+            progress(piece.size * len(sinks[piece.sha256]))
 
-    return _fetch(name, jobs, sign, threads=threads, done=done)
+    transfer = _Transfer(name, sign, done)
+    for sha256, piece in firsts.items():
+        same = sinks[sha256]
+        transfer.waiting.append((piece, same[0] if len(same) == 1 else Several(same)))
+    transfer.run(threads)
+    return transfer.fetched
 
 
 class _Gather:
-    """What of a file is in place, and where the rest may come from."""
+    """What of a file is in place, and what lies elsewhere on this machine."""
 
-    def __init__(
-        self, part: PartFile, places: dict[Piece, tuple[int, ...]], local: LocalSegments, progress: Progress | None
-    ) -> None:
-        self._part = part
-        self._missing = places
+    def __init__(self, filling: Filling, local: LocalSegments, progress: Progress | None) -> None:
+        self._filling = filling
         self._local = local
         self._progress = progress
+        self.missing = dict.fromkeys(filling.places)  # in the order of the file
         self.reused = 0
         self.resumed = 0
 
-    def missing(self) -> list[tuple[Piece, _Sink]]:
-        return [(piece, _InFile(self._part, offsets)) for piece, offsets in self._missing.items()]
+    def sink(self, piece: Piece) -> Sink:
+        """Where a segment from the store goes."""
+        return InFile(self._filling.part, self._filling.places[piece])
 
     def landed(self, piece: Piece) -> None:
-        """One piece is in all its places."""
-        self._part.is_useful = True
+        """One segment is in all its places."""
+        self._filling.part.is_useful = True
+        del self.missing[piece]
         if self._progress is not None:
-            self._progress(piece.size * len(self._missing[piece]))
+            self._progress(piece.size * len(self._filling.places[piece]))
 
     def resume(self, threads: int) -> None:
         """Keep what an earlier, interrupted transfer left, as far as its hashes agree."""
-        self.resumed = self._settle(self._is_in_place, threads, lambda piece: len(self._missing[piece]))
-
-    def take(self, threads: int) -> None:
-        """Copy what lies elsewhere on this machine, as far as its hashes agree."""
-        self.reused = self._settle(self._is_copied, threads, lambda _: 1)
-
-    def _settle(self, work: Callable[[Piece, Lane], bool], threads: int, times: Callable[[Piece], int]) -> int:
-        settled = 0
 
         def judge(piece: Piece, lane: Lane) -> tuple[Piece, bool]:
-            return piece, work(piece, lane)
+            return piece, self._filling.is_in_place(piece, lane)
 
         with Crew(judge, threads=threads) as crew:
-            for piece in self._missing:
+            for piece in self.missing:
                 crew.submit(piece)
             while crew.unfinished:
                 piece, found = crew.result()
                 if found:
                     self.landed(piece)
-                    settled += piece.size * times(piece)
-                    del self._missing[piece]
-        return settled
+                    self.resumed += piece.size * len(self._filling.places[piece])
 
-    def _is_in_place(self, piece: Piece, lane: Lane) -> bool:
-        return all(
-            self._part.holds_data(offset, piece.size) and _hashes_to(self._part.descriptor, offset, piece, lane)
-            for offset in self._missing[piece]
-        )
+    def plan(self, transfer: "_Transfer", pieces: Iterable[Piece]) -> None:
+        """Hand over segments: to be copied if they have a place here, else to be fetched."""
+        left = list(pieces)
+        at_hand = list(runs(left, self._local))
+        transfer.runs += at_hand
+        copied = {piece for run in at_hand for piece in run.pieces}
+        transfer.waiting += [(piece, self.sink(piece)) for piece in left if piece not in copied]
 
-    def _is_copied(self, piece: Piece, lane: Lane) -> bool:
-        for location in self._local.find(piece.sha256, piece.size):
-            with suppress(OSError):
-                source = os.open(location.path, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    if all(self._copy(source, location.offset, piece, to, lane) for to in self._missing[piece]):
-                        return True
-                finally:
-                    os.close(source)
-            self._local.forget(piece.sha256, location)
-        return False
+    def copy(self, run: Run, lane: Lane) -> Copied:
+        """In a worker: bring a run into the file."""
+        return self._filling.copy(run, lane)
 
-    def _copy(self, source: int, offset: int, piece: Piece, to: int, lane: Lane) -> bool:
-        if self._part.copy(source, offset, piece.size, to):
-            # What arrived is hashed, not what was there a moment before.
-            return _hashes_to(self._part.descriptor, to, piece, lane)
-        running = hashlib.sha256()
-        for start in range(0, piece.size, len(lane.buffer)):
-            lane.check()
-            view = lane.buffer[: piece.size - start]
-            if os.preadv(source, [view], offset + start) != len(view):
-                return False
-            running.update(view)
-            self._part.write(view, to + start)
-        return running.hexdigest() == piece.sha256
+    def settle(self, copied: Copied, transfer: "_Transfer") -> None:
+        """What was copied is in place; what proved wrong is looked for elsewhere."""
+        for piece in copied.good:
+            self.landed(piece)
+            self.reused += piece.size
+        for piece in copied.bad:
+            self._local.forget(piece.sha256, copied.run.place(piece))
+        self.plan(transfer, copied.bad)
 
 
-def _fetch(
-    name: str,
-    wanted: Sequence[tuple[Piece, _Sink]],
-    sign: Sign,
-    *,
-    threads: int,
-    done: Callable[[Piece], None],
-) -> int:
-    waiting = deque(wanted)
-    urls: dict[str, str] = {}
-    refreshed: Counter[str] = Counter()
-    fetched = signing = 0
+class _Transfer:
+    """Hands out what is to be copied and fetched, in turns, so that one waits while the other computes."""
 
-    def work(job: _Job, lane: Lane) -> _Settled:
-        return _get(name, job, lane)
+    def __init__(self, name: str, sign: Sign, done: Callable[[Piece], None], gather: _Gather | None = None) -> None:
+        self._name = name
+        self._sign = sign
+        self._done = done
+        self._gather = gather
+        self._urls: dict[str, str] = {}
+        self._refreshed: Counter[str] = Counter()
+        self._signing = 0
+        self._turn = False
+        self.waiting: deque[tuple[Piece, Sink]] = deque()
+        self.runs: deque[Run] = deque()
+        self.fetched = 0
 
-    with Crew(work, threads=threads) as crew:
-        while waiting or crew.unfinished:
-            while waiting and crew.unfinished < _AHEAD and not crew.ready():
-                piece, sink = waiting.popleft()
-                if piece.sha256 not in urls:
-                    unsigned = (other for other, _ in waiting if other.sha256 not in urls)
-                    urls.update(sign([piece, *islice(unsigned, _BATCH - 1)]))
-                crew.submit(_Job(piece, sink, urls.pop(piece.sha256), signing))
-            settled = crew.result()
-            job = settled.job
-            if settled.outcome is _Outcome.FETCHED:
-                fetched += job.piece.size
-                done(job.piece)
-                continue
-            refreshed[job.piece.sha256] += 1
-            if refreshed[job.piece.sha256] > _REFRESHES:
-                raise StorageRefusedError(
-                    f"{place(job.url)} refused the bytes of {name} from {job.piece.offset:,} on with {settled.answer}."
-                )
-            if job.signing == signing:
-                # If one URL has expired, so have those that were signed with it.
-                urls.clear()
-                signing += 1
-            waiting.appendleft((job.piece, job.sink))
-    return fetched
+    def run(self, threads: int) -> None:
+        """Return when every segment is where it belongs."""
+        with Crew(self._work, threads=threads) as crew:
+            while self.waiting or self.runs or crew.unfinished:
+                while (self.waiting or self.runs) and crew.unfinished < _AHEAD and not crew.ready():
+                    crew.submit(self._next())
+                outcome = crew.result()
+                if isinstance(outcome, _Got):
+                    self._settle(outcome)
+                elif self._gather is not None:
+                    self._gather.settle(outcome, self)
+
+    def _work(self, job: _Get | Run, lane: Lane) -> _Got | Copied:
+        if isinstance(job, _Get):
+            return _get(self._name, job, lane)
+        assert self._gather is not None  # noqa: S101 - who has runs has a file
+        return self._gather.copy(job, lane)
+
+    def _next(self) -> _Get | Run:
+        self._turn = not self._turn
+        if self.runs and (self._turn or not self.waiting):
+            return self.runs.popleft()
+        piece, sink = self.waiting.popleft()
+        if piece.sha256 not in self._urls:
+            unsigned = (other for other, _ in self.waiting if other.sha256 not in self._urls)
+            self._urls.update(self._sign([piece, *islice(unsigned, _BATCH - 1)]))
+        return _Get(piece, sink, self._urls.pop(piece.sha256), self._signing)
+
+    def _settle(self, got: _Got) -> None:
+        job = got.job
+        if got.is_fetched:
+            self.fetched += job.piece.size
+            self._done(job.piece)
+            return
+        self._refreshed[job.piece.sha256] += 1
+        if self._refreshed[job.piece.sha256] > _REFRESHES:
+            offset = job.piece.offset
+            message = f"{place(job.url)} refused the bytes of {self._name} from {offset:,} on with {got.answer}."
+            raise StorageRefusedError(message)
+        if job.signing == self._signing:
+            # If one URL has expired, so have those that were signed with it.
+            self._urls.clear()
+            self._signing += 1
+        self.waiting.appendleft((job.piece, job.sink))
 
 
-def _get(name: str, job: _Job, lane: Lane) -> _Settled:
+def _get(name: str, job: _Get, lane: Lane) -> _Got:
     for _ in range(_TRIES_AT_DAMAGE):
         outcome = persist(lane, job.url, lambda: _try(job, lane))
         if outcome is not None:
@@ -316,13 +297,13 @@ def _get(name: str, job: _Job, lane: Lane) -> _Settled:
     )
 
 
-def _try(job: _Job, lane: Lane) -> _Settled | Again | None:
+def _try(job: _Get, lane: Lane) -> _Got | Again | None:
     """Fetch once. None if every byte came and they are the wrong ones."""
     response = lane.connections.request("GET", job.url, {})
     if response.status != _OK:
         answer = lane.connections.finish(response)
         if answer.status in _STALE:
-            return _Settled(job, _Outcome.STALE, answer)
+            return _Got(job, is_fetched=False, answer=answer)
         if answer.status >= _SERVER_ERROR or answer.status in _BUSY:
             return Again(str(answer), answer.retry_after)
         raise StorageRefusedError(
@@ -334,7 +315,7 @@ def _try(job: _Job, lane: Lane) -> _Settled | Again | None:
     return _land(job, response, lane)
 
 
-def _land(job: _Job, response: http.client.HTTPResponse, lane: Lane) -> _Settled | None:
+def _land(job: _Get, response: http.client.HTTPResponse, lane: Lane) -> _Got | None:
     running = hashlib.sha256()
     size, start = job.piece.size, 0
     while start < size:
@@ -347,7 +328,7 @@ def _land(job: _Job, response: http.client.HTTPResponse, lane: Lane) -> _Settled
     if response.read(1):
         lane.connections.drop()
         return None
-    return _Settled(job, _Outcome.FETCHED, None) if running.hexdigest() == job.piece.sha256 else None
+    return _Got(job, is_fetched=True) if running.hexdigest() == job.piece.sha256 else None
 
 
 def _places(name: str, pieces: Sequence[Piece], size: int) -> dict[Piece, tuple[int, ...]]:
@@ -369,14 +350,3 @@ def _places(name: str, pieces: Sequence[Piece], size: int) -> dict[Piece, tuple[
             f"The segments of {name} hold {position:,} bytes and the file has {size:,}.", artifact=name
         )
     return {piece: tuple(offsets[sha256]) for sha256, piece in firsts.items()}
-
-
-def _hashes_to(descriptor: int, offset: int, piece: Piece, lane: Lane) -> bool:
-    running = hashlib.sha256()
-    for start in range(0, piece.size, len(lane.buffer)):
-        lane.check()
-        view = lane.buffer[: piece.size - start]
-        if os.preadv(descriptor, [view], offset + start) != len(view):
-            return False
-        running.update(view)
-    return running.hexdigest() == piece.sha256

@@ -85,7 +85,7 @@ class TensorNotMatchedError(errors.NotFoundError):
 
 
 class NoTensorsError(errors.InvalidError):
-    """The version has no safetensors artifact, so there are no tensors to load by name."""
+    """The version, or what was chosen of it, has no artifact whose tensors are known, so none can be loaded by name."""
 
     code = "NO_TENSORS"
     remedy = "Pull the version and open its files with the library that wrote them."

@@ -1,7 +1,7 @@
 """A directory that holds a pulled version, and the notes about it in `.registry/manifest.json`.
 
     {"schema": 1, "model": "vision/yolo11n", "number": 7, "digest": "sha256:…",
-     "artifacts": [{"path", "size", "digest"}, …],                          what the version consists of
+     "artifacts": [{"path", "size", "digest", "tensors"}, …],               what the version consists of
      "files": {path: {"size", "digest", "modified", "segments": [[sha256, size], …]}}}      what a pull has written here
 
 While a pull runs, or after it was interrupted, `files` may still be of an older version. A file counts as ours and
@@ -11,7 +11,9 @@ untouched as long as its size and time of modification are the ones noted.
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,11 +29,12 @@ _SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A file of a version: `digest` is the sha256 of its bytes in hex."""
+    """A file of a version: `digest` is the sha256 of its bytes in hex, `tensors` how many are known to be in it."""
 
     path: str
     size: int
     digest: str
+    tensors: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +99,47 @@ class Folder:
             raise UnwritableFileError(f"{notes} cannot be written: {failure.strerror}.", path=str(notes)) from failure
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, waiting: Callable[[], None] | None = None) -> Iterator[None]:
         """Wait until no other process pulls into this directory, and make it if it is new.
 
-        Raises UnwritableFileError.
+        `waiting` is called once if there is another. The lock of a process that dies is free. Raises
+        UnwritableFileError.
         """
         lock = self.path / SIDECAR / "lock"
         try:
-            descriptor = _lock(lock)
+            descriptor = _lock(lock, waiting)
         except OSError as failure:
             raise UnwritableFileError(f"{self.path} cannot be written: {failure.strerror}.") from failure
         try:
             yield
         finally:
             os.close(descriptor)
+
+    def remove(self, trash: Path) -> bool:
+        """Remove the directory with all that is in it, by way of `trash`, unless somebody is pulling into it.
+
+        Who has opened or mapped a file of it keeps the bytes. Raises UnwritableFileError.
+        """
+        try:
+            descriptor = os.open(self.path / SIDECAR / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            return False  # gone already, or about to begin
+        except OSError as failure:
+            raise UnwritableFileError(f"{self.path} cannot be removed: {failure.strerror}.") from failure
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            trash.mkdir(parents=True, exist_ok=True)
+            # In one step, so that nobody meets half of it.
+            doomed = trash / uuid.uuid4().hex
+            self.path.rename(doomed)
+        except (BlockingIOError, FileNotFoundError):
+            return False
+        except OSError as failure:
+            raise UnwritableFileError(f"{self.path} cannot be removed: {failure.strerror}.") from failure
+        finally:
+            os.close(descriptor)
+        shutil.rmtree(doomed, ignore_errors=True)
+        return True
 
     def holds(self, artifact: Artifact) -> bool:
         """Whether the artifact lies here as it was pulled, untouched since."""
@@ -163,11 +193,17 @@ class Folder:
                 return
 
 
-def _lock(path: Path) -> int:
+def _lock(path: Path, waiting: Callable[[], None] | None) -> int:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting is not None:
+                waiting()
+                waiting = None
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         # Whoever held it before may have pruned the directory, and this lock with it.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):

@@ -1,59 +1,83 @@
-"""Tensors by name into memory: from files that were pulled, by mmap, else only the segments that hold them."""
+"""Tensors by name into memory: from files that were pulled, by mmap, else only the segments that hold them.
+
+Which tensors a file has, the registry tells: nothing is opened by the library that wrote it, so what a pickle would
+run is never run.
+"""
 
 import mmap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
-
-from registry.client._api import Api
+from registry.client._api import Api, at
+from registry.client._arrivals import Arrival, sinks
 from registry.client._cache import Cache
-from registry.client._download import BadLayoutError, fetch_into
+from registry.client._download import BadLayoutError, fetch_each
 from registry.client._errors import InvalidArgumentError, NoTensorsError, TensorNotMatchedError, TensorTwiceError
 from registry.client._folder import Artifact, Folder
-from registry.client._hashing import Piece
+from registry.client._hashing import cores
 from registry.client._layout import Layout
-from registry.client._pull import Content, content_of, kept, matching
+from registry.client._pull import Content, bring, content_of, kept, matching
 from registry.domain.names import parse_model
 from registry.domain.references import Reference, parse_reference
-from registry.weights import safetensors
+from registry.weights import formats
 from registry.weights.arrays import as_array, as_torch
 from registry.weights.errors import TorchMissingError
-from registry.weights.tensors import Header, Tensor
+from registry.weights.tensors import BITS, Tensor
+from registry.wire import TensorOut
 
-_SUFFIX = ".safetensors"
-_BUILDERS: Mapping[str, Callable[[Tensor, memoryview], Any]] = {"numpy": as_array, "torch": as_torch}
+_SAFETENSORS = ".safetensors"
+# Artifacts whose tensors are asked for at once: a sharded model has many.
+_SHARDS_AT_ONCE = 8
+_FRAMEWORKS = {"numpy": as_array, "torch": as_torch}
+
+
+class _Source(Protocol):
+    """An artifact, of which tensors can be read."""
+
+    tensors: Sequence[Tensor]
+
+    def read(self, wanted: Sequence[Tensor], framework: str) -> Iterable[tuple[str, Any]]:
+        """The arrays of some of its tensors, by name."""
 
 
 def load(
-    api: Api, cache: Cache, ref: str, *, tensors: Sequence[str], framework: str, artifacts: Sequence[str]
+    api: Api,
+    cache: Cache,
+    ref: str,
+    *,
+    tensors: Sequence[str],
+    framework: str,
+    artifacts: Sequence[str],
+    mapped: bool,
 ) -> dict[str, Any]:
     """The tensors that any of the patterns fits, or all; in the order of their names.
 
     Raises what the server answers (VERSION_DAMAGED too), NoTensorsError, TensorNotMatchedError, TensorTwiceError,
-    InvalidArgumentError, TorchMissingError, and the errors of `fetch_into`.
+    InvalidArgumentError, TorchMissingError, and the errors of `fetch_each`; with `mapped` those of a pull as well.
     """
-    if framework not in _BUILDERS:
+    if framework not in _FRAMEWORKS:
         raise InvalidArgumentError(f"framework is {framework!r}, not 'numpy' or 'torch'.")
     if framework == "torch" and find_spec("torch") is None:
         raise TorchMissingError("The tensors were asked for as torch tensors without torch.")
     reference = parse_reference(ref)
     content = _kept(cache, reference, artifacts) or content_of(api, reference)
+    chosen = _chosen(content, artifacts)
     folder = cache.folder(parse_model(content.model), content.digest)
-    found: dict[str, tuple[Tensor, memoryview]] = {}
-    for artifact in _weights(content, artifacts):
-        source = _Cached(folder, artifact) if folder.holds(artifact) else _Remote(api, content, artifact)
-        wanted = [tensor for tensor in source.header.tensors if _fits(tensor.name, tensors)]
-        for tensor, view in source.read(wanted):
-            if tensor.name in found:
-                raise TensorTwiceError(f"Tensor {tensor.name!r} is in more than one artifact of {ref}.")
-            found[tensor.name] = tensor, view
-    _check_used(ref, tensors, found)
-    build = _BUILDERS[framework]
-    return {name: build(*found[name]) for name in sorted(found)}
+    if mapped and not all(folder.holds(artifact) for artifact in chosen):
+        folder = bring(api, cache, content, None, chosen)
+    with ThreadPoolExecutor(min(len(chosen), _SHARDS_AT_ONCE)) as threads:
+        sources = list(threads.map(lambda artifact: _source(api, content, folder, artifact), chosen))
+    wanted = [[tensor for tensor in source.tensors if _fits(tensor.name, tensors)] for source in sources]
+    _check(ref, tensors, [tensor.name for each in wanted for tensor in each])
+    found: dict[str, Any] = {}
+    for source, each in zip(sources, wanted, strict=True):
+        found.update(source.read(each, framework))
+    return {name: found[name] for name in sorted(found)}
 
 
 def _kept(cache: Cache, reference: Reference, globs: Sequence[str]) -> Content | None:
@@ -62,15 +86,19 @@ def _kept(cache: Cache, reference: Reference, globs: Sequence[str]) -> Content |
         return None
     folder = cache.folder(reference.model, reference.digest)
     content = kept(folder, reference)
-    if content is None or not all(folder.holds(artifact) for artifact in _weights(content, globs)):
+    if content is None or not all(folder.holds(artifact) for artifact in _chosen(content, globs)):
         return None
     return content
 
 
-def _weights(content: Content, globs: Sequence[str]) -> list[Artifact]:
-    found = [artifact for artifact in matching(content, globs) if artifact.path.lower().endswith(_SUFFIX)]
+def _chosen(content: Content, globs: Sequence[str]) -> list[Artifact]:
+    """The artifacts with tensors. Unless they are named, those of another format give way to safetensors."""
+    safe = {artifact.path for artifact in content.artifacts if artifact.path.lower().endswith(_SAFETENSORS)}
+    found = [artifact for artifact in matching(content, globs) if artifact.tensors or artifact.path in safe]
+    if not globs:
+        found = [artifact for artifact in found if artifact.path in safe] or found
     if not found:
-        raise NoTensorsError(f"{content.model}:{content.number} has no safetensors artifact to load from.")
+        raise NoTensorsError(f"{content.model}:{content.number} has no artifact whose tensors are known.")
     return found
 
 
@@ -78,26 +106,73 @@ def _fits(name: str, globs: Sequence[str]) -> bool:
     return not globs or any(fnmatchcase(name, glob) for glob in globs)
 
 
-def _check_used(ref: str, globs: Iterable[str], names: Iterable[str]) -> None:
-    known = list(names)
+def _check(ref: str, globs: Iterable[str], names: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise TensorTwiceError(f"Tensor {name!r} is in more than one artifact of {ref}.")
+        seen.add(name)
     for glob in globs:
-        if not any(fnmatchcase(name, glob) for name in known):
+        if not any(fnmatchcase(name, glob) for name in seen):
             raise TensorNotMatchedError(f"No tensor of {ref} fits {glob!r}.", pattern=glob)
 
 
-class _Cached:
+def _source(api: Api, content: Content, folder: Folder, artifact: Artifact) -> _Source:
+    if folder.holds(artifact):
+        # Nothing is locked: whoever makes room in the cache meanwhile only takes the file's name away.
+        with suppress(FileNotFoundError):
+            return _Mapped(api, content, folder, artifact)
+    return _Remote(api, content, artifact)
+
+
+def _listed(api: Api, content: Content, artifact: Artifact) -> list[Tensor]:
+    """The artifact's tensors as the registry knows them, which is checked."""
+    path = at("models", content.model, "versions", content.number, "tensors")
+    found = []
+    for each in api.pages(path, TensorOut, artifact=artifact.path):
+        tensor = Tensor(each.name, each.dtype, tuple(each.shape), each.offset, each.size)
+        if not _is_possible(tensor, artifact.size):
+            message = f"Tensor {tensor.name!r} of {artifact.path} cannot be where the registry says."
+            raise BadLayoutError(message, artifact=artifact.path, tensor=tensor.name)
+        found.append(tensor)
+    return found
+
+
+def _is_possible(tensor: Tensor, size: int) -> bool:
+    if min(tensor.shape, default=0) < 0 or not 0 <= tensor.offset <= tensor.offset + tensor.size <= size:
+        return False
+    bits = BITS.get(tensor.dtype)
+    if bits is None:
+        return True
+    for dimension in tensor.shape:
+        bits *= dimension
+    return (bits + 7) // 8 == tensor.size
+
+
+class _Mapped:
     """A file in the cache. Its pages are shared until somebody writes to an array; the file never changes."""
 
-    def __init__(self, folder: Folder, artifact: Artifact) -> None:
+    def __init__(self, api: Api, content: Content, folder: Folder, artifact: Artifact) -> None:
         folder.touch()
-        with Path(folder.path / artifact.path).open("rb") as file:
-            self._view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-        size = safetensors.header_size(bytes(self._view[: safetensors.PREFIX]), artifact.size)
-        self.header: Header = safetensors.parse(bytes(self._view[:size]), artifact.size)
+        descriptor = os.open(folder.path / artifact.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            header = formats.header_of(
+                artifact.path, artifact.size, lambda offset, length: os.pread(descriptor, length, offset)
+            )
+            self._view = memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY) if artifact.size else b"")
+        finally:
+            os.close(descriptor)
+        self.tensors: Sequence[Tensor] = _listed(api, content, artifact) if header is None else header.tensors
 
-    def read(self, tensors: Iterable[Tensor]) -> list[tuple[Tensor, memoryview]]:
-        """The bytes of each tensor."""
-        return [(tensor, self._view[tensor.offset : tensor.offset + tensor.size]) for tensor in tensors]
+    def read(self, wanted: Sequence[Tensor], framework: str) -> Iterable[tuple[str, Any]]:
+        """Arrays over the file's pages, or what numpy has no type for, widened on every core."""
+        build = _FRAMEWORKS[framework]
+
+        def one(tensor: Tensor) -> tuple[str, Any]:
+            return tensor.name, build(tensor, self._view[tensor.offset : tensor.offset + tensor.size])
+
+        with ThreadPoolExecutor(cores()) as threads:
+            return list(threads.map(one, wanted))
 
 
 class _Remote:
@@ -106,59 +181,18 @@ class _Remote:
     def __init__(self, api: Api, content: Content, artifact: Artifact) -> None:
         self._artifact = artifact
         self._layout = Layout(api, content.model, content.number, artifact.path)
-        self._head = b""
-        self.header: Header = self._read_header()
+        self.tensors: Sequence[Tensor] = _listed(api, content, artifact)
 
-    def read(self, tensors: Sequence[Tensor]) -> list[tuple[Tensor, memoryview]]:
-        """The bytes of each tensor. A segment of one tensor lands where it stays; a pack of several is taken apart."""
-        found = [(tensor, _allocate(tensor.size)) for tensor in tensors]
-        end = max((tensor.offset + tensor.size for tensor in tensors if tensor.size), default=0)
-        if not end:
-            return found
-        buffers: dict[Piece, memoryview] = {}
-        copies: list[tuple[memoryview, memoryview]] = []
-        pieces = iter(self._layout.until(end))
-        piece = next(pieces, None)
-        for tensor, view in found:  # by offset, as the header gives them
-            position, stop = tensor.offset, tensor.offset + tensor.size
-            while position < stop:
-                while piece is not None and piece.offset + piece.size <= position:
-                    piece = next(pieces, None)
-                if piece is None or piece.offset > position:
-                    raise self._does_not_fit(position)
-                until = min(stop, piece.offset + piece.size)
-                part = view[position - tensor.offset : until - tensor.offset]
-                if len(part) == piece.size:
-                    buffers[piece] = part
-                else:
-                    pack = buffers.setdefault(piece, _allocate(piece.size))
-                    copies.append((part, pack[position - piece.offset : until - piece.offset]))
-                position = until
-        fetch_into(buffers, self._layout.sign, name=self._artifact.path)
-        for to, source in copies:
-            to[:] = source
-        return found
-
-    def _read_header(self) -> Header:
-        """The header is cut off from the tensors, but a client of another version may have cut elsewhere."""
-        size = safetensors.header_size(self._start(safetensors.PREFIX), self._artifact.size)
-        return safetensors.parse(self._start(size), self._artifact.size)
-
-    def _start(self, size: int) -> bytes:
-        """The first bytes of the artifact, in whole segments; those that came before are kept."""
-        have = len(self._head)
-        pieces = [piece for piece in self._layout.until(size) if have <= piece.offset < size]
-        buffers = {piece: _allocate(piece.size) for piece in pieces}
-        fetch_into(buffers, self._layout.sign, name=self._artifact.path)
-        self._head = b"".join((self._head, *buffers.values()))
-        if len(self._head) < size:
-            raise self._does_not_fit(len(self._head))
-        return self._head[:size]
-
-    def _does_not_fit(self, position: int) -> BadLayoutError:
+    def read(self, wanted: Sequence[Tensor], framework: str) -> Iterable[tuple[str, Any]]:
+        """Arrays in memory of their own, into which the bytes were received."""
+        arrivals = [Arrival(tensor, framework) for tensor in wanted]
         path = self._artifact.path
-        return BadLayoutError(f"The segments of {path} do not fit together at byte {position:,}.", artifact=path)
-
-
-def _allocate(size: int) -> memoryview:
-    return np.empty(size, np.uint8).data
+        end = max((tensor.offset + tensor.size for tensor in wanted if tensor.size), default=0)
+        if end:
+            try:
+                landing = list(sinks(arrivals, self._layout.until(end)))
+            except ValueError as failure:
+                message = f"The segments of {path} do not fit together at byte {failure.args[0]:,}."
+                raise BadLayoutError(message, artifact=path) from None
+            fetch_each(landing, self._layout.sign, name=path)
+        return [(arrival.tensor.name, arrival.build()) for arrival in arrivals]

@@ -8,6 +8,8 @@ import errno
 import fcntl
 import os
 import shutil
+import struct
+import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +22,9 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # What a filesystem says that cannot reserve.
 _UNABLE = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 _FLUSH_EVERY = 32 << 20
+# Linux: make a range of a file share the blocks of another (descriptor, offset, size, offset here).
+_FICLONERANGE = 0x4020940D
+_CLONE_RANGE = struct.Struct("=qQQQ")
 
 
 class DiskFullError(LocalError):
@@ -98,21 +103,27 @@ class PartFile:
             self._unflushed = 0
             self._flush_wanted.set()
 
-    def copy(self, source: int, source_offset: int, size: int, offset: int) -> bool:
-        """Let the kernel copy (or share) a range of another file. False if it cannot, or the source is too short."""
-        if not hasattr(os, "copy_file_range"):
+    def share(self, source: int, source_offset: int, size: int, offset: int) -> bool:
+        """Let this file have the blocks of a range of another file, without copying them. False if it cannot.
+
+        The file system shares whole blocks at whole blocks; what is beside them is copied.
+        """
+        block = os.fstatvfs(self.descriptor).f_bsize
+        if sys.platform != "linux" or (source_offset - offset) % block:
             return False
-        done = 0
-        while done < size:
-            try:
-                got = os.copy_file_range(source, self.descriptor, size - done, source_offset + done, offset + done)
-            except OSError as failure:
-                if failure.errno in _FULL:
-                    raise self._failed(failure) from failure
-                return False
-            if got == 0:
-                return False
-            done += got
+        head = -offset % block
+        whole = (size - head) // block * block
+        if whole <= 0:
+            return False
+        request = _CLONE_RANGE.pack(source, source_offset + head, whole, offset + head)
+        try:
+            fcntl.ioctl(self.descriptor, _FICLONERANGE, request)
+        except OSError as failure:
+            if failure.errno in _FULL:
+                raise self._failed(failure) from failure
+            return False
+        for start, length in ((0, head), (head + whole, size - head - whole)):
+            self.write(memoryview(os.pread(source, length, source_offset + start)), offset + start)
         return True
 
     def holds_data(self, offset: int, size: int) -> bool:

@@ -21,7 +21,7 @@ from registry.wire import (
 )
 
 if TYPE_CHECKING:
-    from registry.client._client import Ref
+    from registry.client._types import Ref
 
 
 class Promotions:

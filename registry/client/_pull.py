@@ -36,6 +36,7 @@ class Content:
     number: int
     digest: str
     artifacts: tuple[Artifact, ...]
+    parents: tuple[str, ...] = ()
 
 
 def pull(
@@ -55,14 +56,38 @@ def pull(
     """
     reference = parse_reference(ref)
     content = _known(cache, reference, target, globs) or content_of(api, reference)
-    wanted = matching(content, globs)
+    return bring(api, cache, content, target, matching(content, globs), verify=verify, progress=progress).path
+
+
+def bring(
+    api: Api,
+    cache: Cache,
+    content: Content,
+    target: Path | None,
+    wanted: Sequence[Artifact],
+    *,
+    verify: bool = False,
+    progress: Progress | None = None,
+) -> Folder:
+    """Make the directory, or without a target the version's in the cache, hold these artifacts of the version.
+
+    Of several processes that want the same, one fetches and the others wait for it. Raises as `pull` does.
+    """
+    started = time.time()
     folder = _folder(cache, content, target)
-    with folder.locked():
+
+    def waiting() -> None:
+        if progress is not None:
+            progress("wait", 0, 0)
+
+    with folder.locked(waiting):
         folder = Folder.read(folder.path)
         moved = _Pull(api, cache, content, folder, progress).run(wanted, verify=verify)
+    if target is None and moved.moved:
+        cache.make_room(unused_since=started)
     if progress is not None:
         progress("moved", moved.moved, moved.total)
-    return folder.path
+    return folder
 
 
 def content_of(api: Api, reference: Reference) -> Content:
@@ -75,9 +100,12 @@ def content_of(api: Api, reference: Reference) -> Content:
     version = api.get(at("models", model, "versions", number), Version)
     if version.integrity == "damaged":
         raise version_damaged(version.ref)
-    artifacts = tuple(Artifact(each.path, each.size, parse_digest(each.digest)) for each in version.artifacts)
+    artifacts = tuple(
+        Artifact(each.path, each.size, parse_digest(each.digest), each.tensor_count) for each in version.artifacts
+    )
     check_artifact_paths(artifact.path for artifact in artifacts)
-    return Content(version.model, version.number, parse_digest(version.digest), artifacts)
+    parents = tuple(parent.ref for parent in version.parents if parent.ref is not None)
+    return Content(version.model, version.number, parse_digest(version.digest), artifacts, parents)
 
 
 def matching(content: Content, globs: Sequence[str]) -> list[Artifact]:
@@ -118,6 +146,13 @@ def _folder(cache: Cache, content: Content, target: Path | None) -> Folder:
     return cache.folder(parse_model(content.model), content.digest) if target is None else Folder.read(target)
 
 
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.is_file() and not path.is_symlink() and path.stat().st_size == size
+    except OSError:
+        return False
+
+
 class _Pull:
     def __init__(self, api: Api, cache: Cache, content: Content, folder: Folder, progress: Progress | None) -> None:
         self._api = api
@@ -153,11 +188,7 @@ class _Pull:
         if self._folder.is_untouched(artifact.path):
             return False  # an older version's
         target = self._folder.place(artifact.path)
-        try:
-            fits = target.is_file() and not target.is_symlink() and target.stat().st_size == artifact.size
-        except OSError:
-            return False
-        if not fits or not verify_file(target, artifact.digest):
+        if not _has_size(target, artifact.size) or not verify_file(target, artifact.digest):
             return False
         self._folder.note(artifact, ())
         return True
@@ -173,6 +204,8 @@ class _Pull:
             if sum(piece.size for piece in pieces) != artifact.size:
                 pieces = layout.all()
             target = self._folder.place(artifact.path)
+            if artifact.path not in self._folder.files and _has_size(target, artifact.size):
+                reuse.add(target, pieces)  # somebody else's; files of one size are often cut alike
             report = fetch_file(target, pieces, layout.sign, size=artifact.size, reuse=reuse, progress=self._advance)
             self._moved += report.fetched_bytes
             self._folder.note(artifact, pieces)
@@ -181,9 +214,10 @@ class _Pull:
                 self._noted_at = time.monotonic()
 
     def _local(self, kept: Folder) -> LocalSegments:
-        """What lies here: in the directory itself, and in versions of the model that are kept."""
+        """What lies here: in the directory itself, and in versions that are kept."""
         here = LocalSegments()
-        others = self._cache.neighbours(parse_model(self._content.model), but=self._content.digest)
+        content = self._content
+        others = self._cache.relatives(parse_model(content.model), content.parents, but=content.digest)
         for folder in (self._folder, kept, *others):
             for path, held in folder.files.items():
                 here.add(folder.path / path, held.pieces)

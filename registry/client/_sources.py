@@ -5,6 +5,7 @@ Everything that the server would refuse for the files' sake is refused here, bef
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from registry.client._errors import NothingToPushError, OutsideLinkError
 from registry.client._hashing import FileChangedError, Span, UnreadableFileError
 from registry.domain.errors import WeightsError
 from registry.domain.paths import SIDECAR, check_artifact_paths
-from registry.weights import formats, segments, sharded
+from registry.weights import contents, external, formats, segments, sharded
 from registry.weights.tensors import Header
 
 
@@ -36,8 +37,13 @@ def sources(paths: Sequence[Path]) -> list[Source]:
     if not found:
         raise NothingToPushError(f"There are no files in {', '.join(map(str, paths)) or 'what was named'}.")
     check_artifact_paths(artifact for artifact, _ in found)
-    headers: dict[str, Header] = {}
-    planned = [_plan(artifact, path, headers) for artifact, path in found]
+    looked = {artifact: _look(artifact, path) for artifact, path in found}
+    headers = {artifact: header for artifact, (_, header) in looked.items() if header is not None}
+    given = external.headers(headers, {artifact: size for artifact, (size, _) in looked.items()})
+    planned = [
+        _plan(artifact, path, looked[artifact][0], looked[artifact][1] or given.get(artifact))
+        for artifact, path in found
+    ]
     _check_shards(planned, headers)
     return planned
 
@@ -74,23 +80,34 @@ def _walk(folder: Path, root: Path, prefix: str, above: frozenset[Path]) -> Iter
             raise UnreadableFileError(f"{entry} is not a file or directory.", path=str(entry))
 
 
-def _plan(artifact: str, path: Path, headers: dict[str, Header]) -> Source:
+@contextmanager
+def _opened(artifact: str, path: Path) -> Iterator[int]:
+    """A descriptor of the file. What goes wrong meanwhile is told as one error that names it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as failure:
-        raise UnreadableFileError(f"{path} cannot be read: {failure.strerror}.", path=str(path)) from failure
-    try:
-        size = os.fstat(descriptor).st_size
-        header = formats.header_of(artifact, size, lambda offset, length: os.pread(descriptor, length, offset))
-        cut = segments.cut(size, header)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
     except WeightsError as error:
         raise _naming(artifact, error) from None
     except OSError as failure:
         raise UnreadableFileError(f"{path} cannot be read: {failure.strerror}.", path=str(path)) from failure
-    finally:
-        os.close(descriptor)
+
+
+def _look(artifact: str, path: Path) -> tuple[int, Header | None]:
+    """The file's size, and its header if it has one that can be read."""
+    with _opened(artifact, path) as file:
+        size = os.fstat(file).st_size
+        return size, formats.header_of(artifact, size, lambda offset, length: os.pread(file, length, offset))
+
+
+def _plan(artifact: str, path: Path, size: int, header: Header | None) -> Source:
     if header is not None:
-        headers[artifact] = header
+        cut = segments.cut(size, header)
+    else:
+        with _opened(artifact, path) as file:
+            cut = contents.cut(size, lambda buffer: os.readv(file, [buffer]))
     return Source(artifact, path, size, tuple((span.offset, span.size) for span in cut))
 
 

@@ -10,7 +10,8 @@ from registry.wire import VersionItem, VersionOut
 Progress = Callable[[str, int, int], None]
 """Told `("hash" | "send" | "fetch", bytes done, bytes in all)`, in the calling thread. The total may grow.
 
-A pull ends with `("moved", bytes that came over the network, bytes in all)`.
+A pull ends with `("moved", bytes that came over the network, bytes in all)`; one that waits for another process, which
+pulls into the same directory, begins with `("wait", 0, 0)`.
 """
 
 
@@ -49,3 +50,7 @@ class Version(VersionOut):
     def ref(self) -> str:
         """The reference that always means this version: `namespace/name:7`."""
         return f"{self.model}:{self.number}"
+
+
+Ref = str | Version | VersionSummary
+"""What means a version: a reference as text, or a version that another method returned."""

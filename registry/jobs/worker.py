@@ -7,15 +7,19 @@ import structlog
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 
 from registry.config import Config
-from registry.db.queue import QUEUE, SCHEMA
+from registry.db.queue import QUEUE, SCHEMA, SLOW_QUEUE
 from registry.db.session import Database
+from registry.jobs import differences, whole_objects
+from registry.jobs.whole_objects import SWEEP
 from registry.jobs.workflows import EXPIRE, Tools, register
+from registry.services.whole_objects import QUEUE as WHOLE_QUEUE
 from registry.storage.s3 import Store
 
 log = structlog.get_logger()
 
 _CONCURRENCY = 2
 _EVERY_FIVE_MINUTES = "*/5 * * * *"
+_EVERY_TEN_MINUTES = "3-59/10 * * * *"
 
 
 def run(config: Config, store: Store, *, stop: threading.Event | None = None) -> int:
@@ -39,11 +43,17 @@ def run(config: Config, store: Store, *, stop: threading.Event | None = None) ->
         "log_level": "WARNING",
     }
     DBOS(config=settings)
-    workflows = register(Tools(config, database, store))
+    tools = Tools(config, database, store)
+    workflows = register(tools) | differences.register(tools) | whole_objects.register(tools)
     DBOS.launch()
     DBOS.register_queue(QUEUE, worker_concurrency=_CONCURRENCY)
+    DBOS.register_queue(SLOW_QUEUE, worker_concurrency=1)
+    DBOS.register_queue(WHOLE_QUEUE, worker_concurrency=1)
     DBOS.apply_schedules(
-        [{"schedule_name": EXPIRE, "workflow_fn": workflows[EXPIRE], "schedule": _EVERY_FIVE_MINUTES, "context": None}]
+        [
+            {"schedule_name": name, "workflow_fn": workflows[name], "schedule": when, "context": None}
+            for name, when in ((EXPIRE, _EVERY_FIVE_MINUTES), (SWEEP, _EVERY_TEN_MINUTES))
+        ]
     )
     log.info("worker ready")
     ended.wait()

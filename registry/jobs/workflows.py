@@ -9,9 +9,9 @@ from dbos import DBOS
 
 from registry.config import Config
 from registry.db.session import Database, now
-from registry.domain.errors import VersionDamagedError
-from registry.services import integrity, upkeep, uploads
-from registry.services.integrity import VERIFY, Fault
+from registry.jobs import verification
+from registry.services import upkeep, uploads
+from registry.services.integrity import VERIFY
 from registry.storage.s3 import Store
 
 EXPIRE = "expire_uploads"
@@ -31,23 +31,16 @@ def register(tools: Tools) -> dict[str, Callable[..., Any]]:
     """Declare every workflow to DBOS and give them by name."""
 
     @DBOS.step(name="prove_files", retries_allowed=True, max_attempts=10, interval_seconds=2.0)
-    def prove_files(version_id: int) -> list[list[Any]]:
-        try:
-            with tools.database.transaction(read_only=True) as session:
-                files = integrity.files_of(session, version_id)
-        except VersionDamagedError as error:
-            return [[str(error), None]]
-        found = [fault for file in files for fault in integrity.faults_in(tools.store, file)]
-        return [[fault.message, fault.object_id] for fault in found]  # steps speak JSON
+    def prove_files(version_id: int) -> dict[str, Any]:
+        return verification.prove(tools.database, tools.store, version_id)
 
     @DBOS.step(name="record_integrity", retries_allowed=True, max_attempts=10, interval_seconds=1.0)
-    def record_integrity(version_id: int, faults: list[list[Any]]) -> None:
-        with tools.database.transaction() as session:
-            integrity.record(session, version_id, [Fault(*fault) for fault in faults], now=now(session))
+    def record_integrity(version_id: int, proved: dict[str, Any]) -> None:
+        verification.record(tools.database, version_id, proved)
 
     @DBOS.workflow(name=VERIFY)
     def verify_version(version_id: int) -> None:
-        """Prove the whole-file digests of a version that was just published."""
+        """Prove the whole-file digests of a version that was just published, and measure its tensors."""
         record_integrity(version_id, prove_files(version_id))
 
     @DBOS.step(name="close_expired", retries_allowed=True, max_attempts=3, interval_seconds=1.0)

@@ -1,17 +1,25 @@
 """Artifacts: the files of a version, where their bytes lie, and the arrays inside them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from threading import BoundedSemaphore
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.db.tables import Artifact, ArtifactSegment, Segment, StoredObject, Tensor, Version
-from registry.domain.errors import NotFoundError, VersionDamagedError
+from registry.domain.errors import NotFoundError, UnavailableError, VersionDamagedError
 from registry.services import versions
 from registry.storage.layout import segment_key
 from registry.storage.s3 import Store
+from registry.storage.streaming import Piece, read_ahead
+
+SMALL = 1 << 20
+"""Bytes that are answered from memory: nothing waits for whoever takes them slowly."""
+_BLOCK = 64 << 10
+_STREAMS = 4
+_streams = BoundedSemaphore(_STREAMS)
 
 
 class ArtifactNotFoundError(NotFoundError):
@@ -19,6 +27,13 @@ class ArtifactNotFoundError(NotFoundError):
 
     code = "ARTIFACT_NOT_FOUND"
     remedy = "List the version's files with 'registry show REF'."
+
+
+class StreamsBusyError(UnavailableError):
+    """The process streams as many files at once as it may; more would leave no thread for other requests."""
+
+    code = "STREAMS_BUSY"
+    remedy = "Repeat the request after the seconds in Retry-After, or pull with the client: its bytes pass by."
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +109,33 @@ def layout(
     return [_stretch(artifact, row) for row in session.execute(query)]
 
 
-def stream(store: Store, stretches: Sequence[Stretch], first: int, last: int) -> Iterator[bytes]:
-    """The bytes `first` to `last`, both included, a block at a time. Raises ObjectMissingError in the middle."""
+def stream(store: Store, stretches: Sequence[Stretch], first: int, last: int) -> Generator[bytes]:
+    """The bytes `first` to `last`, both included, a block at a time; whole segments are checked as they pass.
+
+    Raises StreamsBusyError before the first block; and VersionDamagedError, ObjectMissingError or
+    StorageUnavailableError, possibly in the middle.
+    """
+    if not _streams.acquire(blocking=False):
+        raise StreamsBusyError("This process streams as many files as it can.")
+    try:
+        for view in read_ahead(store, _pieces(stretches, first, last)):
+            for start in range(0, len(view), _BLOCK):
+                yield bytes(view[start : start + _BLOCK])
+    finally:
+        _streams.release()
+
+
+def small(store: Store, stretches: Sequence[Stretch], first: int, last: int) -> bytes:
+    """The same bytes at once; for no more than SMALL of them. Raises what `stream` raises but StreamsBusyError."""
+    return b"".join(map(bytes, read_ahead(store, _pieces(stretches, first, last))))
+
+
+def _pieces(stretches: Sequence[Stretch], first: int, last: int) -> Iterator[Piece]:
     for stretch in stretches:
         begin, end = max(first, stretch.offset), min(last + 1, stretch.offset + stretch.size)
         if begin < end:
-            yield from store.stream(stretch.key, offset=begin - stretch.offset, size=end - begin)
+            is_whole = end - begin == stretch.size
+            yield Piece(stretch.key, begin - stretch.offset, end - begin, stretch.sha256 if is_whole else None)
 
 
 def _stretch(artifact: Artifact, row: Any) -> Stretch:

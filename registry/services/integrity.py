@@ -1,10 +1,10 @@
 """Integrity: proof, by a worker after publication, that the segments of a version add up to its files.
 
-An object whose bytes are wrong or gone is condemned. Pushing the same files again then sends those bytes anew, under a
-fresh key, and the version is proved once more.
+The bytes are read by `proof`, which measures the tensors on the way: what it found becomes the version's integrity and
+its health here, in one transaction and with one event. An object whose bytes are wrong or gone is condemned. Pushing
+the same files again then sends those bytes anew, under a fresh key, and the version is proved once more.
 """
 
-import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,25 +12,35 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session, joinedload
 
 from registry.db.queue import enqueue
-from registry.db.tables import Model, StoredObject, Version
+from registry.db.tables import Model, StoredObject, Tensor, Version
 from registry.domain.audit import Action
-from registry.domain.digest import format_digest
-from registry.services import artifacts, audit, versions
+from registry.services import artifacts, audit, health, versions
 from registry.services.actors import SYSTEM
 from registry.services.artifacts import Stretch
-from registry.storage.s3 import ObjectMissingError, Store
+from registry.services.health import Compared
+from registry.weights import tensors
 
 VERIFY = "verify_version"
-"""The workflow that proves whole-file digests."""
+"""The workflow that proves whole-file digests and measures tensors."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayToMeasure:
+    """A tensor, and which row of its artifact's it is."""
+
+    position: int
+    tensor: tensors.Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class FileToProve:
-    """A file with its promised sha256 (hex) and where its bytes are."""
+    """A file with its promised sha256 (hex), where its bytes are, and its tensors by offset."""
 
+    artifact_id: int
     path: str
     sha256: str
     stretches: tuple[Stretch, ...]
+    arrays: tuple[ArrayToMeasure, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,47 +57,26 @@ def files_of(session: Session, version_id: int) -> list[FileToProve]:
     Raises VersionDamagedError if bytes are known to be gone already.
     """
     version = session.get(Version, version_id)
-    if version is None or version.state == "purged" or version.integrity != "unverified":
+    if version is None or not _is_open(version):
         return []
     return [
-        FileToProve(row.path, row.sha256, tuple(artifacts.layout(session, row)))
+        FileToProve(row.id, row.path, row.sha256, tuple(artifacts.layout(session, row)), _arrays(session, row.id))
         for row in versions.artifacts_of(session, version)
     ]
 
 
-def faults_in(store: Store, file: FileToProve) -> list[Fault]:
-    """Read the file once, segment by segment, and say everything that is wrong with it.
+def record(session: Session, version_id: int, faults: list[Fault], found: Compared | None, *, now: datetime) -> None:
+    """Without faults the version is verified, and its health known; else it is damaged, and objects are condemned.
 
-    Raises StorageUnavailableError: that is no proof of anything.
+    Repeating it changes nothing.
     """
-    whole, faults = hashlib.sha256(), []
-    for stretch in file.stretches:
-        piece = hashlib.sha256()
-        try:
-            for block in store.stream(stretch.key):
-                piece.update(block)
-                whole.update(block)
-        except ObjectMissingError:
-            lost = f"{file.path}: the store has lost the bytes from offset {stretch.offset}."
-            faults.append(Fault(lost, stretch.object_id))
-            continue
-        if piece.hexdigest() != stretch.sha256:
-            wrong = f"{file.path}: the bytes from offset {stretch.offset} are not {format_digest(stretch.sha256)}."
-            faults.append(Fault(wrong, stretch.object_id))
-    if not faults and whole.hexdigest() != file.sha256:
-        faults.append(Fault(f"{file.path}: the whole file is not {format_digest(file.sha256)}."))
-    return faults
-
-
-def record(session: Session, version_id: int, faults: list[Fault], *, now: datetime) -> None:
-    """Mark the version verified or damaged, and condemn the objects at fault. Repeating it changes nothing."""
     version = session.scalars(
         select(Version)
         .where(Version.id == version_id)
         .options(joinedload(Version.model).joinedload(Model.namespace))
         .with_for_update(of=Version)
     ).one()
-    if version.integrity != "unverified":
+    if not _is_open(version):
         return
     version.integrity = "damaged" if faults else "verified"
     condemned = [fault.object_id for fault in faults if fault.object_id is not None]
@@ -97,13 +86,29 @@ def record(session: Session, version_id: int, faults: list[Fault], *, now: datet
         .values(state="condemned")
         .execution_options(synchronize_session=False)
     )
+    told = health.record(session, version, None if faults else found, now=now)
     action = Action.VERSION_DAMAGE if faults else Action.VERSION_VERIFY
     name, chain = versions.name_of(version), version.model.namespace.name
-    detail = {"faults": [fault.message for fault in faults[:20]]} if faults else {}
+    detail = {"faults": [fault.message for fault in faults[:20]]} if faults else told
     audit.record(session, SYSTEM, action, name, detail, chain=chain, now=now)
 
 
 def prove_again(session: Session, version: Version, *, key: str) -> None:
     """Have a damaged version proved once more, now that its bytes were sent anew."""
-    version.integrity = "unverified"
+    version.integrity, version.health = "unverified", "pending"
     enqueue(session, VERIFY, version.id, key=f"{version.id}:{key}")
+
+
+def _is_open(version: Version) -> bool:
+    return version.state != "purged" and version.integrity == "unverified"
+
+
+def _arrays(session: Session, artifact_id: int) -> tuple[ArrayToMeasure, ...]:
+    columns = (Tensor.position, Tensor.name, Tensor.dtype, Tensor.shape, Tensor.offset, Tensor.size)
+    rows = session.execute(
+        select(*columns).where(Tensor.artifact_id == artifact_id).order_by(Tensor.offset, Tensor.position)
+    )
+    return tuple(
+        ArrayToMeasure(row.position, tensors.Tensor(row.name, row.dtype, tuple(row.shape), row.offset, row.size))
+        for row in rows
+    )

@@ -15,6 +15,7 @@ from typing import Final
 from sqlalchemy import Select, select, tuple_
 from sqlalchemy.orm import Session, contains_eager
 
+from registry.db.queue import enqueue
 from registry.db.tables import Model, Pointer, Promotion
 from registry.domain.access import Permission
 from registry.domain.audit import Action, event_time
@@ -22,6 +23,7 @@ from registry.domain.errors import ConflictError, NotFoundError
 from registry.domain.names import shown
 from registry.services import audit, models, pointers
 from registry.services.actors import Actor
+from registry.services.whole_objects import RECONCILE
 
 _ID = re.compile(r"[0-9a-f]{32}")
 
@@ -173,6 +175,7 @@ def move(
     pointer.number, pointer.seq = promotion.number, pointer.seq + 1
     pointer.moved_by, pointer.moved_at = promotion.requested_by, decided
     session.add_all((promotion, pointer))
+    enqueue(session, RECONCILE, model.namespace_id, key=promotion.id)
     record(session, actor, model, Action.PROMOTION_APPLY, promotion, now=now, previous=promotion.previous)
 
 

@@ -9,7 +9,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -33,7 +33,7 @@ from registry.services.metrics import Measurement
 from registry.services.segments import Place, SegmentSizeError
 from registry.services.uploads import OpenUpload
 from registry.storage.s3 import Store
-from registry.weights import formats, sharded
+from registry.weights import confined, external, formats, sharded
 from registry.weights.formats import Facts
 from registry.weights.tensors import Header
 
@@ -143,11 +143,11 @@ def plan(session: Session, upload: OpenUpload, draft: Draft) -> dict[str, Place]
 def inspect(store: Store, draft: Draft, places: Mapping[str, Place]) -> dict[str, Facts]:
     """What the files are, by path, from bounded reads of the store.
 
-    Raises the error of a format that is promised and not kept, or StorageUnavailableError.
+    Raises the error of a format that is promised and not kept, WeightsTooComplexError, or StorageUnavailableError.
     """
 
     def look(artifact: DraftArtifact) -> Facts:
-        return formats.facts(artifact.path, artifact.size, _reader(store, artifact, places))
+        return confined.facts(artifact.path, artifact.size, _reader(store, artifact, places))
 
     with ThreadPoolExecutor(_READS_AT_ONCE, thread_name_prefix="inspect") as pool:
         facts = {
@@ -156,9 +156,11 @@ def inspect(store: Store, draft: Draft, places: Mapping[str, Place]) -> dict[str
         }
     for artifact in draft.artifacts:
         if sharded.is_index(artifact.path):
-            data = _reader(store, artifact, places)(0, min(artifact.size, sharded.MAX_INDEX + 1))
-            sharded.check_shards(artifact.path, sharded.parse_index(data), _safetensors_only(facts))
-    return facts
+            index = confined.index(artifact.path, artifact.size, _reader(store, artifact, places))
+            sharded.check_shards(artifact.path, index, _safetensors_only(facts))
+    own = {path: each.header for path, each in facts.items() if each.header is not formats.NO_HEADER}
+    given = external.headers(own, {artifact.path: artifact.size for artifact in draft.artifacts})
+    return facts | {path: replace(facts[path], header=header) for path, header in given.items()}
 
 
 def publish(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from registry.db.tables import Model, Segment, StoredObject, Version
+from registry.db.tables import Model, Segment, StoredObject, Version, WholeObject
 from registry.domain.access import Permission
 from registry.services import namespaces
 from registry.services.actors import Actor
@@ -13,7 +13,10 @@ from registry.services.actors import Actor
 
 @dataclass(frozen=True, slots=True)
 class StorageUse:
-    """`logical_bytes`: the files of all ready versions. The rest is what is kept for them, once a namespace."""
+    """`logical_bytes`: the files of all ready versions. The rest is what is kept for them, once a namespace.
+
+    Files that are on a stage count twice among what is kept: in segments, and whole.
+    """
 
     logical_bytes: int
     stored_bytes: int
@@ -30,6 +33,7 @@ def measure(session: Session, actor: Actor, namespace: str | None) -> StorageUse
     stored = select(func.coalesce(func.sum(StoredObject.stored_size), 0), func.count()).where(
         StoredObject.state == "live"
     )
+    whole = select(func.coalesce(func.sum(WholeObject.size), 0), func.count()).where(WholeObject.state == "live")
     segments = select(func.count()).select_from(Segment)
     if namespace is None:
         actor.check_administrator(Permission.STORAGE_READ)
@@ -38,11 +42,13 @@ def measure(session: Session, actor: Actor, namespace: str | None) -> StorageUse
         found = namespaces.find(session, actor, namespace)
         logical = logical.join(Model, Model.id == Version.model_id).where(Model.namespace_id == found.id)
         stored = stored.join(Segment, Segment.id == StoredObject.segment_id).where(Segment.namespace_id == found.id)
+        whole = whole.where(WholeObject.namespace_id == found.id)
         segments = segments.where(Segment.namespace_id == found.id)
     stored_bytes, objects = session.execute(stored).one()
+    whole_bytes, whole_objects = session.execute(whole).one()
     return StorageUse(
         logical_bytes=int(session.scalars(logical).one()),
-        stored_bytes=int(stored_bytes),
-        objects=objects,
+        stored_bytes=int(stored_bytes) + int(whole_bytes),
+        objects=objects + whole_objects,
         segments=session.scalars(segments).one(),
     )

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
+from types import MappingProxyType
 from urllib.parse import quote
 
 _ALGORITHM = "AWS4-HMAC-SHA256"
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +38,26 @@ class Target:
 
 
 def presign(
-    target: Target, identity: Identity, *, method: str, key: str, headers: Mapping[str, str], expires: int, at: datetime
+    target: Target,
+    identity: Identity,
+    *,
+    method: str,
+    key: str,
+    headers: Mapping[str, str],
+    expires: int,
+    at: datetime,
+    query: Mapping[str, str] = _NOTHING,
 ) -> str:
-    """A URL good for exactly this method, key and these headers (lower-case names), from `at` for `expires` seconds."""
+    """A URL good for exactly this method, key, query and these headers (lower-case names).
+
+    It is valid from `at` for `expires` seconds.
+    """
     day, stamp = f"{at:%Y%m%d}", f"{at:%Y%m%dT%H%M%SZ}"
     scope = f"{day}/{target.region}/s3/aws4_request"
     path = quote(f"{target.prefix}/{key}", safe="/~")
     signed = sorted({"host": target.host, **headers}.items())
     names = ";".join(name for name, _ in signed)
-    parameters = {
+    parameters = dict(query) | {
         "X-Amz-Algorithm": _ALGORITHM,
         "X-Amz-Credential": f"{identity.access_key}/{scope}",
         "X-Amz-Date": stamp,
@@ -53,12 +66,12 @@ def presign(
     }
     if identity.token:
         parameters["X-Amz-Security-Token"] = identity.token
-    query = "&".join(f"{name}={quote(value, safe='~')}" for name, value in sorted(parameters.items()))
+    asked = "&".join(f"{name}={quote(value, safe='~')}" for name, value in sorted(parameters.items()))
     lines = "".join(f"{name}:{' '.join(value.split())}\n" for name, value in signed)
-    canonical = f"{method}\n{path}\n{query}\n{lines}\n{names}\nUNSIGNED-PAYLOAD"
+    canonical = f"{method}\n{path}\n{asked}\n{lines}\n{names}\nUNSIGNED-PAYLOAD"
     text = f"{_ALGORITHM}\n{stamp}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
     signature = hmac.new(_key(identity.secret_key, day, target.region), text.encode(), sha256).hexdigest()
-    return f"{target.scheme}://{target.host}{path}?{query}&X-Amz-Signature={signature}"
+    return f"{target.scheme}://{target.host}{path}?{asked}&X-Amz-Signature={signature}"
 
 
 @lru_cache(maxsize=8)

@@ -44,6 +44,11 @@ def metric(value: float) -> str:
     return f"{int(value):,}" if value == int(value) and abs(value) < 1e15 else f"{value:.6g}"
 
 
+def share(change: float) -> str:
+    """A relative change with two significant digits, such as `0.32 %`."""
+    return f"{change * 100:.2g} %" if change < 1 else f"{change * 100:,.0f} %"
+
+
 def short(digest: str) -> str:
     """The first digits of a digest: enough to tell two apart by eye."""
     return digest[:12]

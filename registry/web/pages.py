@@ -26,7 +26,7 @@ HEADERS: Final = {
     "Cache-Control": "private, no-store",
 }
 
-_KEPT: Final = ("kind", "limit", "namespace")  # what a link to another page of a list carries on
+_KEPT: Final = ("class", "kind", "limit", "namespace")  # what a link to another page of a list carries on
 
 
 def render(template: str, status: HTTPStatus = HTTPStatus.OK, /, **context: Any) -> Response:

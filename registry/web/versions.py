@@ -5,7 +5,7 @@ from flask import Blueprint, Response, request
 from registry.domain.access import Permission
 from registry.domain.names import ModelName
 from registry.request import actor, transaction
-from registry.services import artifacts, lineage, metrics, models, versions
+from registry.services import artifacts, health, lineage, metrics, models, versions
 from registry.web.browser import signed_in
 from registry.web.pages import render
 
@@ -36,6 +36,7 @@ def show(model: ModelName, number: int) -> Response:
             artifacts=artifacts.page_of_artifacts(session, row, after=None, limit=SHOWN),
             metrics=sorted(measured[:SHOWN], key=lambda metric: metric.name != objective),
             has_more_metrics=len(measured) > SHOWN,
+            health=health.report(session, actor(), row),
             tags=versions.tags_of(session, row),
             limit=SHOWN,
             address=request.host_url.rstrip("/"),

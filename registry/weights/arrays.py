@@ -8,9 +8,10 @@ numpy has no type for several dtypes of weight files. What `as_array` returns fo
     F8_E5M2FNUZ, F8_E8M0
     F4, F6_E2M3, F6_E3M2                          the packed bytes as uint8: the last dimension counts bytes if a row
                                                   is whole bytes, else the array is flat
+    anything else, such as GGUF's blocks (Q4_K)   the bytes as they are, as flat uint8
     ============================================  ==================================================================
 
-`as_torch` keeps the true dtype. numpy and torch are imported when first used.
+`as_torch` keeps the true dtype, and gives the last row's the same way. numpy and torch are imported when first used.
 """
 
 from __future__ import annotations
@@ -75,6 +76,31 @@ _TORCH = MappingProxyType(
 )
 
 
+# Elements widened at once: what is read and what is written both stay in the processor's cache.
+_AT_ONCE = 1 << 16
+
+
+def is_widened(dtype: str) -> bool:
+    """Whether numpy has no such type, so that `as_array` makes float32 of it."""
+    return dtype == "BF16" or (dtype.startswith("F8_") and dtype in BITS)
+
+
+def widen(dtype: str, buffer: bytes | bytearray | memoryview | Array, out: Array, /) -> None:
+    """Write the elements in `buffer` into `out`, float32 of as many elements. For dtypes that `is_widened`."""
+    import numpy as np  # noqa: PLC0415 - importing this module must stay cheap
+
+    if dtype == "BF16":
+        bits, into = np.frombuffer(buffer, "<u2"), out.view(np.uint32)
+        for start in range(0, len(bits), _AT_ONCE):
+            part = into[start : start + _AT_ONCE]
+            part[:] = bits[start : start + _AT_ONCE]
+            part <<= 16
+        return
+    values, raw = np.asarray(byte_values(dtype), np.float32), np.frombuffer(buffer, np.uint8)
+    for start in range(0, len(raw), _AT_ONCE):
+        np.take(values, raw[start : start + _AT_ONCE], out=out[start : start + _AT_ONCE], mode="clip")
+
+
 def as_array(tensor: Tensor, buffer: bytes | bytearray | memoryview, /) -> Array:
     """The tensor as a numpy array; `buffer` is its bytes. Read-only if the buffer is and nothing was converted.
 
@@ -86,32 +112,29 @@ def as_array(tensor: Tensor, buffer: bytes | bytearray | memoryview, /) -> Array
     dtype = _NUMPY.get(tensor.dtype)
     if dtype is not None:
         return np.frombuffer(buffer, dtype).reshape(tensor.shape)
-    if tensor.dtype == "BF16":
-        bits = np.frombuffer(buffer, "<u2").astype(np.uint32)
-        bits <<= 16
-        return bits.view(np.float32).reshape(tensor.shape)
-    raw = np.frombuffer(buffer, np.uint8)
-    if BITS[tensor.dtype] < 8:
-        return raw.reshape(_packed_shape(tensor))
-    return np.asarray(_table(tensor.dtype), np.float32)[raw].reshape(tensor.shape)
+    if not is_widened(tensor.dtype):
+        return np.frombuffer(buffer, np.uint8).reshape(_packed_shape(tensor))
+    wide = np.empty(tensor.size * 8 // BITS[tensor.dtype], np.float32)
+    widen(tensor.dtype, buffer, wide)
+    return wide.reshape(tensor.shape)
 
 
 def as_torch(tensor: Tensor, buffer: bytes | bytearray | memoryview, /) -> Any:
     """The tensor as a torch tensor of its true dtype; `buffer` is its bytes, shared if it can be written to.
 
-    F6 dtypes, which torch lacks, give the packed bytes as uint8. Raises TorchMissingError, TensorDtypeError if this
-    torch has no such dtype, and ValueError if the buffer is not as long as the tensor.
+    F6 dtypes and blocks, which torch lacks, give the packed bytes as uint8. Raises TorchMissingError, TensorDtypeError
+    if this torch has no such dtype, and ValueError if the buffer is not as long as the tensor.
     """
     _check_length(tensor, buffer)
     try:
         torch = import_module("torch")
     except ImportError:
         raise TorchMissingError(f"Tensor {tensor.name!r} was asked for as a torch tensor without torch.") from None
-    dtype = getattr(torch, _TORCH[tensor.dtype], None)
+    dtype = getattr(torch, _TORCH.get(tensor.dtype, "uint8"), None)
     if dtype is None:
         message = f"This torch has no dtype for tensor {tensor.name!r}, which is {tensor.dtype}."
         raise TensorDtypeError(message, tensor=tensor.name, dtype=tensor.dtype)
-    shape = _packed_shape(tensor) if BITS[tensor.dtype] < 8 else tensor.shape
+    shape = tensor.shape if BITS.get(tensor.dtype, 0) >= 8 else _packed_shape(tensor)
     if not tensor.size:
         return torch.empty(shape, dtype=dtype)
     writable = bytearray(buffer) if memoryview(buffer).readonly else buffer
@@ -125,13 +148,13 @@ def _check_length(tensor: Tensor, buffer: bytes | bytearray | memoryview) -> Non
 
 
 def _packed_shape(tensor: Tensor) -> tuple[int, ...]:
-    """The shape in bytes of a tensor whose elements are smaller than one."""
-    row = tensor.shape[-1] * BITS[tensor.dtype] if tensor.shape else 0
-    return (tensor.size,) if row % 8 or not tensor.shape else (*tensor.shape[:-1], row // 8)
+    """The shape in bytes of a tensor whose elements are smaller than one, or blocks."""
+    row = tensor.shape[-1] * BITS.get(tensor.dtype, 1) if tensor.shape else 1
+    return (tensor.size,) if row % 8 or tensor.dtype not in BITS else (*tensor.shape[:-1], row // 8)
 
 
 @cache
-def _table(dtype: str) -> tuple[float, ...]:
+def byte_values(dtype: str) -> tuple[float, ...]:
     """The value of each of the 256 bytes of an eight-bit float."""
     if dtype == "F8_E8M0":
         return (*(2.0 ** (byte - 127) for byte in range(255)), nan)

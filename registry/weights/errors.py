@@ -2,6 +2,8 @@
 
 - SafetensorsError: the file ends in `.safetensors` and is not a valid one; a leaf for each rule of `safetensors.py`
 - ShardError: a sharded checkpoint and its index do not agree; a leaf for each rule of `sharded.py`
+- GgufError, OnnxError: the same for `.gguf` and `.onnx`; leaves for the rules of `gguf.py`, `onnx.py`, `external.py`
+- WeightsTooComplexError: a file whose reading takes more than it may
 - TensorDtypeError: no array type can hold the tensor
 - TorchMissingError: torch was asked for and is not installed
 """
@@ -191,6 +193,205 @@ class ShardTotalSizeError(ShardError):
     """The index's total_size is not the sum of the bytes of its tensors."""
 
     code = "SHARD_TOTAL_SIZE"
+
+
+class GgufError(WeightsError):
+    """A `.gguf` file breaks a rule of its format."""
+
+    remedy = "Convert or quantize the model again and push that."
+
+
+class GgufMagicError(GgufError):
+    """The `.gguf` file does not begin as GGUF does."""
+
+    code = "GGUF_MAGIC"
+    remedy = "Check that the file really is GGUF, and give it the name of what it is if not."
+
+
+class GgufVersionError(GgufError):
+    """The version of the GGUF file is none that the registry knows (1 to 3)."""
+
+    code = "GGUF_VERSION"
+    remedy = "Convert the model to GGUF version 3."
+
+
+class GgufTruncatedError(GgufError):
+    """The GGUF file ends before its header, or before a tensor that its header lists."""
+
+    code = "GGUF_TRUNCATED"
+    remedy = "The file is cut short or damaged: copy or convert it again, and compare its size."
+
+
+class GgufHeaderTooLargeError(GgufError):
+    """The header of the GGUF file is larger than the registry reads (16 MiB)."""
+
+    code = "GGUF_HEADER_TOO_LARGE"
+    remedy = "Check that the file is undamaged; keep large metadata, other than the tokenizer, in a file of its own."
+
+
+class GgufMetadataError(GgufError):
+    """A metadata key or value of the GGUF file is of no known type, not text where it must be, or over a limit."""
+
+    code = "GGUF_METADATA"
+
+
+class GgufDuplicateKeyError(GgufError):
+    """The GGUF file has a metadata key twice."""
+
+    code = "GGUF_DUPLICATE_KEY"
+
+
+class GgufTooManyTensorsError(GgufError):
+    """The GGUF file lists more tensors than the registry takes in one file (100,000)."""
+
+    code = "GGUF_TOO_MANY_TENSORS"
+    remedy = "Check that the file is undamaged; split the model if it really has that many."
+
+
+class GgufNameError(GgufError):
+    """A tensor's name is empty, longer than 1,024 bytes, not UTF-8, or has control characters."""
+
+    code = "GGUF_NAME"
+
+
+class GgufDuplicateTensorError(GgufError):
+    """The GGUF file lists two tensors of one name."""
+
+    code = "GGUF_DUPLICATE_TENSOR"
+
+
+class GgufRankError(GgufError):
+    """A tensor of the GGUF file has more than 32 dimensions."""
+
+    code = "GGUF_RANK"
+
+
+class GgufOverflowError(GgufError):
+    """The dimensions of a tensor in the GGUF file ask for more bytes than 64 bits can count."""
+
+    code = "GGUF_OVERFLOW"
+
+
+class GgufDtypeError(GgufError):
+    """A tensor of the GGUF file has a type that the registry does not know."""
+
+    code = "GGUF_DTYPE"
+    remedy = "Use a type that released versions of ggml read, or a newer registry."
+
+
+class GgufBlockError(GgufError):
+    """A row of a quantized tensor in the GGUF file is not whole blocks of its type."""
+
+    code = "GGUF_BLOCK"
+
+
+class GgufAlignmentError(GgufError):
+    """A tensor of the GGUF file does not start where the alignment allows, or the alignment is no power of two."""
+
+    code = "GGUF_ALIGNMENT"
+
+
+class GgufOverlapError(GgufError):
+    """Two tensors of the GGUF file share bytes."""
+
+    code = "GGUF_OVERLAP"
+
+
+class OnnxError(WeightsError):
+    """An `.onnx` file breaks a rule of its format."""
+
+    remedy = "Export the model again and push that."
+
+
+class OnnxSyntaxError(OnnxError):
+    """The `.onnx` file is not the protobuf message that the format prescribes."""
+
+    code = "ONNX_SYNTAX"
+    remedy = "Check that the file really is ONNX, and export it again if so."
+
+
+class OnnxTruncatedError(OnnxError):
+    """The ONNX file ends before a field that it begins."""
+
+    code = "ONNX_TRUNCATED"
+    remedy = "The file is cut short or damaged: copy or export it again, and compare its size."
+
+
+class OnnxNotModelError(OnnxError):
+    """The `.onnx` file is a message without the graph or the version that every ONNX model has."""
+
+    code = "ONNX_NOT_A_MODEL"
+    remedy = "Check that the file really is an ONNX model: single tensors, for example, are named `.pb`."
+
+
+class OnnxTooManyTensorsError(OnnxError):
+    """The ONNX model lists more tensors than the registry takes in one file (100,000)."""
+
+    code = "ONNX_TOO_MANY_TENSORS"
+
+
+class OnnxNameError(OnnxError):
+    """An initializer's name is empty, longer than 1,024 bytes, not UTF-8, or has control characters."""
+
+    code = "ONNX_NAME"
+
+
+class OnnxDuplicateNameError(OnnxError):
+    """Two initializers of the ONNX model have one name."""
+
+    code = "ONNX_DUPLICATE_NAME"
+
+
+class OnnxDtypeError(OnnxError):
+    """An initializer of the ONNX model has no element type, or one that the registry does not know."""
+
+    code = "ONNX_DTYPE"
+
+
+class OnnxShapeError(OnnxError):
+    """An initializer has a negative dimension, more than 32 of them, or more bytes than 64 bits can count."""
+
+    code = "ONNX_SHAPE"
+
+
+class OnnxSizeMismatchError(OnnxError):
+    """An initializer's data is not as long as its type and dimensions need, or is there twice."""
+
+    code = "ONNX_SIZE_MISMATCH"
+
+
+class OnnxExternalError(OnnxError):
+    """What the ONNX model says of the place of external data is not text and whole numbers, or is incomplete."""
+
+    code = "ONNX_EXTERNAL_INVALID"
+
+
+class OnnxExternalPathError(OnnxError):
+    """The external data of the ONNX model is at a path that could lead out of the model's folder."""
+
+    code = "ONNX_EXTERNAL_PATH"
+    remedy = "Save the model with its external data in a file beside it, named by a plain relative path."
+
+
+class OnnxExternalMissingError(OnnxError):
+    """The file that holds external data of the ONNX model is not among the files of the version."""
+
+    code = "ONNX_EXTERNAL_MISSING"
+    remedy = "Push the folder that holds the model and the files of its external data together."
+
+
+class OnnxExternalRangeError(OnnxError):
+    """The file of external data ends before a tensor that the ONNX model places in it."""
+
+    code = "ONNX_EXTERNAL_RANGE"
+    remedy = "Push the model with the data that was saved with it: one of the two is of another export, or cut short."
+
+
+class WeightsTooComplexError(WeightsError):
+    """Looking into the file took more than the 5 seconds of processor time or 256 MB of memory that it may."""
+
+    code = "WEIGHTS_TOO_COMPLEX"
+    remedy = "Save the model in smaller files; tell the operator if it is an ordinary one."
 
 
 class TensorDtypeError(WeightsError):

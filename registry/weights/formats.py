@@ -6,7 +6,7 @@ A format is one row of FORMATS; one that knows its tensors brings a function tha
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from registry.weights import pickles, safetensors
+from registry.weights import gguf, onnx, pickles, safetensors, torch_zip
 from registry.weights.tensors import Header
 
 ReadAt = Callable[[int, int], bytes]
@@ -32,7 +32,8 @@ class Format:
 
     `header`, if there is one, then reads what such a file says about itself, within bounds. It raises the format's
     error if the name promises what the bytes do not keep, and gives None for a relative of the format that the registry
-    stores without looking inside.
+    stores without looking inside. `inline` means that its time follows the bytes it reads, so that a server may read a
+    small header where it is instead of handing the file to `confined`.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Format:
     media_type: str
     pickle: bool = False
     header: Callable[[int, ReadAt], Header | None] | None = None
+    inline: bool = False
 
 
 def _safetensors(size: int, read: ReadAt) -> Header:
@@ -51,12 +53,12 @@ _OCTETS = "application/octet-stream"
 _JSON = "application/json"
 
 FORMATS = (
-    Format("safetensors", (".safetensors",), "application/x-safetensors", header=_safetensors),
+    Format("safetensors", (".safetensors",), "application/x-safetensors", header=_safetensors, inline=True),
     Format("safetensors-index", (".safetensors.index.json",), _JSON),
-    Format("pytorch", pickles.PYTORCH_SUFFIXES, "application/x-pytorch", pickle=True),
+    Format("pytorch", pickles.PYTORCH_SUFFIXES, "application/x-pytorch", pickle=True, header=torch_zip.header),
     Format("pickle", pickles.PICKLE_SUFFIXES, "application/x-pickle", pickle=True),
-    Format("gguf", (".gguf",), "application/x-gguf"),
-    Format("onnx", (".onnx",), "application/x-onnx"),
+    Format("gguf", (".gguf",), "application/x-gguf", header=gguf.header),
+    Format("onnx", (".onnx",), "application/x-onnx", header=onnx.header),
     Format("opaque", (".json",), _JSON),
     Format("opaque", (".jsonl", ".ndjson"), "application/x-ndjson"),
     Format("opaque", (".txt", ".log"), "text/plain"),
@@ -76,7 +78,7 @@ _BY_SUFFIX = {suffix: row for row in FORMATS for suffix in row.suffixes}
 
 def media_type(path: str) -> str:
     """The media type by the file's name alone: the same on every machine, whatever the host has configured."""
-    return _format(path).media_type
+    return format_of(path).media_type
 
 
 def facts(path: str, size: int, read: ReadAt) -> Facts:
@@ -84,7 +86,7 @@ def facts(path: str, size: int, read: ReadAt) -> Facts:
 
     Raises the error of the format if the name promises one and the bytes do not keep the promise.
     """
-    row = _format(path)
+    row = format_of(path)
     header = None if row.header is None else row.header(size, read)
     if header is not None:
         return Facts(row.name, row.pickle, header)
@@ -94,11 +96,11 @@ def facts(path: str, size: int, read: ReadAt) -> Facts:
 
 def header_of(path: str, size: int, read: ReadAt) -> Header | None:
     """The file's header if its format has one that can be read; raises as `facts` does."""
-    row = _format(path)
+    row = format_of(path)
     return None if row.header is None else row.header(size, read)
 
 
-def _format(path: str) -> Format:
+def format_of(path: str) -> Format:
     """The row whose suffix is the longest that the name ends with."""
     name = path.rpartition("/")[2].lower()
     start = name.find(".")

@@ -7,6 +7,8 @@ Not seen: pickles inside compressed files under another name, and the text proto
 import re
 from collections.abc import Callable
 
+from registry.weights.zip_directory import ZipError, raw_directory
+
 PYTORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pt.tar", ".pth.tar", ".ptl", ".torchscript", ".nemo", ".mar")
 """`torch.save`, TorchScript, and archives around them."""
 _PLAIN = (".pkl", ".pickle", ".p", ".pk", ".joblib", ".dill", ".cloudpickle")
@@ -16,7 +18,6 @@ PICKLE_SUFFIXES = tuple(plain + compressed for plain in _PLAIN for compressed in
 
 MAX_DIRECTORY = 8 * 2**20
 """Bytes of a zip's directory that are looked through; a larger one counts as holding a pickle."""
-_TAIL = 22 + 65_535 + 20  # the end record, the longest comment, the locator of a zip64 end record
 _MEMBER = re.compile(rb"\.(?:pkl|pickle|pt|pth|ckpt)", re.IGNORECASE)
 _PROTOCOL = re.compile(rb"\x80[\x02-\x05][\x80-\x98().\[\]{}a-zA-Z]")
 _NUMPY_OBJECTS = re.compile(rb"'descr':[^\n]*\|?O")
@@ -36,33 +37,8 @@ def sniff(size: int, read: Callable[[int, int], bytes]) -> str | None:
 
 def _zip_has_pickle(size: int, read: Callable[[int, int], bytes]) -> bool:
     """True if the zip's directory names a pickle, or cannot be read in bounds."""
-    start = max(0, size - _TAIL)
-    tail = read(start, size - start)
-    end = tail.rfind(b"PK\x05\x06")
-    if end < 0 or len(tail) - end < 22:
+    try:
+        _, directory = raw_directory(size, read, MAX_DIRECTORY)
+    except ZipError:
         return True
-    length = int.from_bytes(tail[end + 12 : end + 16], "little")
-    offset = int.from_bytes(tail[end + 16 : end + 20], "little")
-    if offset == 0xFFFFFFFF or length == 0xFFFFFFFF:
-        wide = _zip64(tail, end, size, read)
-        if wide is None:
-            return True
-        length, offset = wide
-    if length > MAX_DIRECTORY or offset + length > size:
-        return True
-    directory = read(offset, length)
-    return not directory.startswith(b"PK\x01\x02") or _MEMBER.search(directory) is not None
-
-
-def _zip64(tail: bytes, end: int, size: int, read: Callable[[int, int], bytes]) -> tuple[int, int] | None:
-    """Length and offset of the directory from the zip64 end record, if it is where it should be."""
-    locator = tail[end - 20 : end] if end >= 20 else b""
-    if not locator.startswith(b"PK\x06\x07"):
-        return None
-    at = int.from_bytes(locator[8:16], "little")
-    if at + 56 > size:
-        return None
-    record = read(at, 56)
-    if not record.startswith(b"PK\x06\x06"):
-        return None
-    return int.from_bytes(record[40:48], "little"), int.from_bytes(record[48:56], "little")
+    return _MEMBER.search(directory) is not None

@@ -62,13 +62,24 @@ class SegmentOut(Out):
 
 
 class TensorOut(Out):
-    """A named array inside an artifact."""
+    """A named array inside an artifact. From `digest` on null until a worker has read it.
+
+    `digest` is that of the array's bytes. Minimum, maximum and norm are those of the finite elements. All but the
+    digest stays null for dtypes that are not looked into, and complex numbers have no minimum and maximum.
+    """
 
     name: str
     dtype: str
     shape: list[int]
     offset: int
     size: int
+    digest: Digest | None = None
+    nan_count: int | None = None
+    inf_count: int | None = None
+    zero_count: int | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    norm: float | None = None
 
 
 class ParentOut(Out):

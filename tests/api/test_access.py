@@ -133,7 +133,11 @@ def test_every_view_names_its_permission_or_is_public_on_purpose(app):
 def test_a_permission_to_read_never_guards_what_changes_something(app):
     changing = {str(route) for route in routes(app) if route.method in UNSAFE and route.permission.endswith(":read")}
     # A copy reads its source; the right to publish is checked in the target, which the body names.
-    assert changing <= {"POST /models/<model>/versions/<number>/copy"}
+    # Who may read two versions may have measured how far apart they are: that is reading, by a worker.
+    assert changing <= {
+        "POST /models/<model>/versions/<number>/copy",
+        "POST /models/<model>/versions/<number>/diff/<ref>",
+    }
 
 
 def test_without_a_token_nothing_is_answered(app, http, model):

@@ -168,6 +168,7 @@ def scene(http, make_token):
     push(http, "vision/yolo", files, aliases=["champion"], metrics=[{"name": "mAP", "value": 0.5}], tags={"gpu": "a"})
     push(http, "vision/yolo", {"model.safetensors": weights(2.0)}, parents=["vision/yolo:1"], tags={"gpu": "a"})
     push(http, "vision/yolo", {"model.safetensors": weights(3.0)}, size=50, kind="checkpoint")
+    push(http, "vision/still")
     http.put("/models/vision/yolo/tags/task", json={"value": "detect"})
     stage = "/models/vision/yolo/stages/production"
     promotions = [http.post(f"{stage}/promotions", json={"version": number}).json["id"] for number in (1, 2)]
@@ -186,6 +187,11 @@ def scene(http, make_token):
             "uploads.delete.upload": uploads[3:],
             "promotion": promotions,
             "path": ["model.safetensors", "config/a.json"],
+            "ref": ["vision/still:1", "vision/still"],
+            "diffs.show.model": ["vision/still"],
+            "diffs.show.number": [1],
+            "diffs.measure.model": ["vision/still"],
+            "diffs.measure.number": [1],
             "key": ["gpu", "task"],
             "tokens.delete.number": [http.post("/tokens", json={"name": "spare"}).json["id"], 10**6],
         },
@@ -193,6 +199,7 @@ def scene(http, make_token):
             "versions.resolve": {"ref": "vision/yolo@production"},
             "artifacts.segments": {"artifact": "model.safetensors", "urls": "1", "limit": 1},
             "artifacts.tensors": {"artifact": "model.safetensors"},
+            "diffs.show": {"class": "changed,unknown", "statistics": "1", "limit": 1},
         },
         bodies={
             "aliases.point": {"number": 1},

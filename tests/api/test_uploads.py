@@ -227,9 +227,9 @@ def test_a_retried_commit_with_its_key_gets_the_same_answer(http):
 
 def test_a_variant_names_its_original(http):
     push(http, "yolo")
-    refused = push(http, "yolo", {"q.onnx": b"x"}, variant="onnx-int8")
+    refused = push(http, "yolo", {"q.engine": b"x"}, variant="onnx-int8")
     assert code(refused.answer) == (422, "VARIANT_NEEDS_ORIGINAL")
-    derived = push(http, "yolo", {"q.onnx": b"x"}, variant="onnx-int8", parents=["quantize=yolo:1"]).version
+    derived = push(http, "yolo", {"q.engine": b"x"}, variant="onnx-int8", parents=["quantize=yolo:1"]).version
     assert derived["parents"] == [{"relation": "quantize", "ref": "default/yolo:1", "uri": None}]
     assert http.get("/resolve?ref=yolo").json["number"] == 1
 

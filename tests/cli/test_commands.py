@@ -212,3 +212,17 @@ def test_the_cache_is_pruned(registry, pushed):
     registry("pull {name}", name=pushed)
     assert registry("cache prune").out == "removed 0 versions, 0 B\n"
     assert registry("cache prune --unused-days 0").out.startswith("removed 1 versions, 1.0 MB")
+
+
+def test_the_cache_is_pruned_down_to_a_size(registry, pushed):
+    registry("pull {name}", name=pushed)
+    assert registry("cache prune --max-size 1").out == "removed 0 versions, 0 B\n"
+    assert registry("cache prune --max-size 0.0001").out.startswith("removed 1 versions, 1.0 MB")
+
+
+def test_what_the_cache_keeps_is_listed(registry, pushed):
+    assert json.loads(registry("cache list --json").out) == {"items": []}
+    folder = registry("pull {name}", name=pushed).out.strip()
+    found = json.loads(registry("cache list --json").out)["items"]
+    assert [(each["model"], each["number"], each["directory"]) for each in found] == [(pushed, 2, folder)]
+    assert f"{pushed}:2" in registry("cache list").out

@@ -1,5 +1,8 @@
+import json
 import sys
+from collections.abc import Mapping
 from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,21 +10,24 @@ from safetensors.numpy import save_file
 
 import registry
 from registry.client import _download, _load
+from registry.client._folder import Folder
+from registry.client._http import Connections
 from tests.client.conftest import arrays
+from tests.weights.gguf_file import Entry, gguf
 
 
 @pytest.fixture
 def fetched(monkeypatch):
     """How many bytes of segments `load` fetched."""
     total: list[int] = []
-    fetch_into = _download.fetch_into
+    fetch_each = _download.fetch_each
 
-    def counting(buffers, sign, **options):
-        size = fetch_into(buffers, sign, **options)
+    def counting(wanted, sign, **options):
+        size = fetch_each(wanted, sign, **options)
         total.append(size)
         return size
 
-    monkeypatch.setattr(_load, "fetch_into", counting)
+    monkeypatch.setattr(_load, "fetch_each", counting)
     return total
 
 
@@ -101,7 +107,7 @@ def test_a_pattern_that_fits_nothing_is_told(client, name, weights):
 
 
 def test_a_version_without_safetensors_has_nothing_to_load(client, name, tmp_path):
-    (tmp_path / "model.onnx").write_bytes(b"onnx")
+    (tmp_path / "model.engine").write_bytes(b"engine")
     client.push(name, tmp_path)
     with pytest.raises(registry.InvalidError) as caught:
         client.load(name)
@@ -170,3 +176,107 @@ def test_what_is_loaded_is_what_was_pushed_to_the_last_byte(client, name, weight
     found = client.load(name)
     expected = arrays(9)
     assert all(sha256(found[key].tobytes()).digest() == sha256(expected[key].tobytes()).digest() for key in expected)
+
+
+def bfloat16(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Write random bfloat16 tensors; gives them as float32."""
+    random = np.random.default_rng(4)
+    bits = {key: random.integers(0, 0x7F00, size=shape, dtype=np.uint16) for key, shape in shapes.items()}
+    header, offset = {}, 0
+    for key, array in bits.items():
+        header[key] = {"dtype": "BF16", "shape": list(array.shape), "data_offsets": [offset, offset + array.nbytes]}
+        offset += array.nbytes
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(array.tobytes() for array in bits.values()))
+    return {key: (array.astype(np.uint32) << 16).view(np.float32) for key, array in bits.items()}
+
+
+@pytest.mark.parametrize("where", ["store", "cache", "mmap"])
+def test_large_and_small_bfloat16_tensors_are_exact_wherever_they_come_from(client, name, tmp_path, where):
+    expected = bfloat16(tmp_path / "m.safetensors", {"large": (2100, 2100), "small": (7, 3), "other": (501,)})
+    client.push(name, tmp_path / "m.safetensors")
+    if where == "cache":
+        client.pull(name)
+    assert equal(client.load(name, mmap=where == "mmap"), expected)
+
+
+def store_requests(monkeypatch) -> list[str]:
+    """What is asked of the store from now on."""
+    asked: list[str] = []
+    request = Connections.request
+
+    def asking(self, method, url, headers, body=None):
+        asked.append(method)
+        return request(self, method, url, headers, body)
+
+    monkeypatch.setattr(Connections, "request", asking)
+    return asked
+
+
+def test_one_tensor_costs_the_store_no_more_requests_than_it_has_segments(client, name, tmp_path, monkeypatch):
+    layers = {f"layer.{index}": np.full((1500, 1000), index, np.float32) for index in range(9)}
+    save_file(layers, tmp_path / "m.safetensors")
+    client.push(name, tmp_path)
+    asked = store_requests(monkeypatch)
+    assert equal(client.load(name, "layer.4"), {"layer.4": layers["layer.4"]})
+    assert len(asked) <= 2
+
+
+def test_mapped_arrays_come_from_the_cache_and_their_files_never_change(client, name, weights):
+    path = weights(seed=3)
+    client.push(name, path)
+    found = client.load(name, mmap=True)
+    assert equal(found, arrays(3))
+    found["body.weight"][:] = 0
+    assert equal(client.load(name, mmap=True), arrays(3))
+    assert (client.pull(name) / "model.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_mapping_brings_only_the_artifacts_with_tensors(client, name, weights, tmp_path):
+    (tmp_path / "notes.txt").write_text("words")
+    version = client.push(name, [weights(seed=3), tmp_path / "notes.txt"])
+    client.load(name, "norm.scale", mmap=True)
+    folder = tmp_path / "cache/versions" / name / version.digest.removeprefix("sha256:")
+    assert [path.name for path in folder.iterdir() if path.name != ".registry"] == ["model.safetensors"]
+
+
+def test_a_file_that_goes_while_it_is_about_to_be_read_is_fetched(client, name, weights, monkeypatch, fetched):
+    client.push(name, weights(seed=3))
+    folder = client.pull(name)
+    holds = Folder.holds
+
+    def holds_then_loses(self, artifact):
+        found = holds(self, artifact)
+        (folder / artifact.path).unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Folder, "holds", holds_then_loses)
+    assert equal(client.load(name), arrays(3))
+    assert sum(fetched) > 0
+
+
+def test_other_formats_give_way_to_safetensors_unless_they_are_named(client, name, weights, tmp_path):
+    f32, q8_0, blocks = 0, 8, bytes(range(34)) * 2
+    entries = [Entry("other", (3, 2), f32, 0), Entry("blocks", (32, 2), q8_0, 32)]
+    body = np.arange(6, dtype=np.float32).tobytes().ljust(32, b"\0") + blocks
+    (tmp_path / "model.gguf").write_bytes(gguf(entries, body=body))
+    client.push(name, [weights(seed=3), tmp_path / "model.gguf"])
+    assert equal(client.load(name), arrays(3))
+    other = np.arange(6, dtype=np.float32).reshape(2, 3)
+    found = client.load(name, artifacts=["*.gguf"])
+    assert equal(found, {"other": other, "blocks": np.frombuffer(blocks, np.uint8)})
+    assert equal(client.load(name, artifacts=["*.gguf"], mmap=True), found)
+
+
+def test_a_registry_that_places_a_tensor_outside_its_file_is_not_followed(client, name, weights, monkeypatch):
+    client.push(name, weights(seed=3))
+    pages = client._api.pages
+
+    def lying(path, shape, **query):
+        for item in pages(path, shape, **query):
+            yield item.model_copy(update={"offset": item.offset + 10**9})
+
+    monkeypatch.setattr(client._api, "pages", lying)
+    with pytest.raises(registry.LocalError) as caught:
+        client.load(name)
+    assert caught.value.code == "LAYOUT_IMPOSSIBLE"

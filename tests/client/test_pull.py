@@ -120,6 +120,36 @@ def test_a_file_that_somebody_else_brought_is_recognised(client, name, weights, 
     assert moved(client, name, tmp_path / "out")[1] == 0
 
 
+def test_what_somebody_elses_file_has_in_common_is_not_fetched(client, name, weights, tmp_path):
+    path = weights(seed=1)
+    client.push(name, path)
+    other = path.read_bytes()[:-100] + bytes(100)
+    _file(tmp_path / "out/model.safetensors", other)
+    folder, fetched = moved(client, name, tmp_path / "out")
+    assert (folder / "model.safetensors").read_bytes() == path.read_bytes()
+    assert 0 < fetched < path.stat().st_size * 0.7
+
+
+def test_a_version_of_another_model_that_shares_segments_is_not_fetched(client, name, weights, tmp_path):
+    base = client.push(name, weights(seed=1))
+    client.pull(base.ref)
+    tuned = weights("tuned/tuned.safetensors", seed=1, **{"head.weight": np.ones((80, 100), np.float32)})
+    client.push(f"{name}-tuned", tuned, parents=[base])
+    folder, fetched = moved(client, f"{name}-tuned", tmp_path / "out")
+    assert (folder / "tuned.safetensors").read_bytes() == tuned.read_bytes()
+    assert 0 < fetched < tuned.stat().st_size * 0.1
+
+
+def test_a_pull_into_the_cache_makes_room(live, name, weights, tmp_path):
+    with live.client(cache=tmp_path / "small") as client:
+        client._cache._limit = 8_000_000
+        client.push(name, weights(seed=1))
+        client.push(name, weights(seed=2))
+        client.push(name, weights(seed=3))
+        first, second, third = (client.pull(f"{name}:{number}") for number in (1, 2, 3))
+    assert (first.exists(), second.exists(), third.exists()) == (False, False, True)
+
+
 def test_without_a_directory_the_version_goes_to_the_cache(client, name, weights, tmp_path):
     version = client.push(name, weights())
     folder = client.pull(name)

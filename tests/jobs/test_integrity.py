@@ -3,11 +3,11 @@ import os
 import pytest
 from sqlalchemy import select, update
 
-from registry.db.session import now
 from registry.db.tables import Event, Segment, StoredObject, Version
 from registry.domain.digest import parse_digest
-from registry.services import integrity
+from registry.services import integrity, proof
 from registry.storage.layout import segment_key
+from tests.support.proving import work
 from tests.support.pushing import cut, digest, push
 from tests.support.world import code
 
@@ -26,11 +26,7 @@ def prove(parts):
     """What the worker does after a publication, without its queue."""
     with parts.database.transaction(read_only=True) as session:
         [version_id] = session.scalars(select(Version.id)).all()
-        files = integrity.files_of(session, version_id)
-    faults = [fault for file in files for fault in integrity.faults_in(parts.store, file)]
-    with parts.database.transaction() as session:
-        integrity.record(session, version_id, faults, now=now(session))
-    return [fault.message for fault in faults]
+    return work(parts, version_id)
 
 
 def key_of(parts, piece):
@@ -125,5 +121,5 @@ def test_a_store_that_is_down_proves_nothing(http, parts, data):
     with parts.database.transaction(read_only=True) as session:
         files = integrity.files_of(session, session.scalars(select(Version.id)).one())
     with pytest.raises(StorageUnavailableError):
-        integrity.faults_in(down, files[0])
+        proof.prove(down, files)
     assert state(http) == "unverified"

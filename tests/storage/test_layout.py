@@ -1,6 +1,14 @@
 import pytest
 
-from registry.storage.layout import SegmentKey, incoming_key, parse_segment_key, segment_key
+from registry.storage.layout import (
+    SegmentKey,
+    WholeKey,
+    incoming_key,
+    parse_segment_key,
+    parse_whole_key,
+    segment_key,
+    whole_key,
+)
 
 SHA256 = "0f" + "3a" * 31
 
@@ -44,6 +52,23 @@ def test_parts_that_no_key_can_have_are_refused(namespace_id, sha256, generation
 )
 def test_a_key_we_never_make_is_not_read(key):
     assert parse_segment_key(key) is None
+
+
+def test_the_key_of_a_whole_file_is_read_back_as_it_was_made():
+    key = whole_key(7, SHA256, 28_252_801)
+    assert key == f"ns/7/whole/0f/{SHA256}.28252801"
+    assert parse_whole_key(key) == WholeKey(7, SHA256, 28_252_801)
+    assert parse_segment_key(key) is None
+
+
+def test_a_segment_is_no_whole_file():
+    assert parse_whole_key(segment_key(7, SHA256, 1, "raw")) is None
+
+
+@pytest.mark.parametrize(("namespace_id", "sha256", "generation"), [(0, SHA256, 1), (1, "x", 1), (1, SHA256, 0)])
+def test_parts_that_no_whole_file_can_have_are_refused(namespace_id, sha256, generation):
+    with pytest.raises(ValueError, match="no key"):
+        whole_key(namespace_id, sha256, generation)
 
 
 @pytest.mark.parametrize("upload", ["", "../x", "a/b", "a b", "ü", "-a", "x" * 65])

@@ -96,7 +96,7 @@ def test_the_signing_key_of_a_day_is_not_used_on_the_next():
     identity = Identity("AKID", "s3cr3t")
 
     def at(moment):
-        return presign(store._target, identity, method="GET", key="k", headers={}, expires=60, at=moment)
+        return presign(store._public, identity, method="GET", key="k", headers={}, expires=60, at=moment)
 
     first, second = at(NOW), at(NOW.replace(month=12, day=1))
     assert "%2F20261124%2F" in first

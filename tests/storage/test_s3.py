@@ -32,16 +32,13 @@ def closed():
     return Store(StoreConfig("weights", f"http://127.0.0.1:{port}", access_key="a", secret_key="b"))
 
 
-def test_what_was_put_is_read_back_by_range_and_in_blocks(store, key):
+def test_what_was_put_is_read_back_by_range(store, key):
     store.put(key, DATA, SHA256)
     assert store.read(key, 0, len(DATA)) == DATA
     assert store.read(key, 1_000, 7) == DATA[1_000:1_007]
     assert store.read(key, len(DATA) - 3, 100) == DATA[-3:]
     assert store.read(key, len(DATA), 1) == b""
     assert store.read(key, 5, 0) == b""
-    blocks = list(store.stream(key, offset=1, block=1 << 16))
-    assert b"".join(blocks) == DATA[1:]
-    assert max(map(len, blocks)) <= 1 << 16
 
 
 def test_head_tells_size_and_checksum(store, key):
@@ -79,7 +76,6 @@ def test_a_missing_object_is_missing_in_every_request(store, key):
     for ask in (
         lambda: store.head(key),
         lambda: store.read(key, 0, 1),
-        lambda: list(store.stream(key)),
         lambda: store.copy(key, f"{key}.copy"),
     ):
         with pytest.raises(ObjectMissingError) as caught:

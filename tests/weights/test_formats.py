@@ -61,7 +61,7 @@ def test_header_of_gives_the_header_or_none() -> None:
     header = header_of("m.safetensors", len(SAFE), File(SAFE))
     assert header is not None
     assert header.size == len(SAFE) - 8
-    assert header_of("m.onnx", len(SAFE), File(SAFE)) is None
+    assert header_of("m.dat", len(SAFE), File(SAFE)) is None
 
 
 @pytest.mark.parametrize("data", [b"", b"1234567", SAFE[:-1], SAFE + b"x", pickle.dumps({"a": 1}), b"\x89PNG\r\n" * 9])

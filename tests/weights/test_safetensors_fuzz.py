@@ -6,10 +6,13 @@
 import json
 import os
 import struct
+from collections import Counter
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
+import pytest
 import safetensors
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
@@ -19,6 +22,7 @@ from safetensors.numpy import save, save_file
 from registry.weights.errors import SafetensorsError
 from registry.weights.safetensors import header_size, parse
 from registry.weights.tensors import BITS, Header
+from tests.weights.mutations import mutated
 
 SOAK = os.environ.get("REGISTRY_SOAK") == "1"
 fuzz = settings(
@@ -41,16 +45,19 @@ def ours(data: bytes) -> Header:
 
 
 def check_subset(data: bytes) -> None:
-    """The property: accepted here means accepted there, with the same tensors."""
+    event(verdict(data))
+
+
+def verdict(data: bytes) -> str:
+    """The property: accepted here means accepted there, with the same tensors. Returns the error's code if refused."""
     try:
         header = ours(data)
     except SafetensorsError as error:
-        event(error.code)
-        return
-    event("accepted")
+        return error.code
     theirs = {name: (t["dtype"], tuple(t["shape"]), bytes(t["data"])) for name, t in safetensors.deserialize(data)}
     assert theirs == {t.name: (t.dtype, t.shape, data[t.offset : t.offset + t.size]) for t in header.tensors}
     assert sum(t.size for t in header.tensors) + header.size == len(data)
+    return "accepted"
 
 
 @fuzz
@@ -152,3 +159,82 @@ def test_a_strange_header_is_read_as_the_library_reads_it(table) -> None:
 def test_any_bytes_are_read_as_the_library_reads_them(data) -> None:
     check_subset(data)
     check_subset(struct.pack("<Q", len(data)) + data)
+
+
+STRANGE = (
+    "",
+    "1",
+    "-1",
+    "1.0",
+    "1e2",
+    "null",
+    "true",
+    "[]",
+    "{}",
+    '"x"',
+    "01",
+    "18446744073709551616",
+    "9223372036854775807",
+)
+
+
+def generated(random: Random) -> bytes:
+    """A file that is mostly right: tensors back to back, with about one strange thing in two files."""
+    odds = random.choice((0.0, 0.005, 0.02, 0.05))
+
+    def maybe(text: str, *others: str) -> str:
+        return random.choice((*others, *STRANGE)) if random.random() < odds else text
+
+    space = "" if random.random() < 0.7 else " \n"
+    entries, position = [], 0
+    for index in range(random.choice((0, 1, 1, 2, 3, 5))):
+        dtype = random.choice([*BITS])
+        shape = [random.choice((0, 1, 2, 3, 8)) for _ in range(random.randrange(4))]
+        size = int(np.prod([*shape, 1], dtype=object)) * BITS[dtype]
+        end = position + (size + 7) // 8 if size % 8 == 0 or random.random() < 0.05 else position
+        start = maybe(str(position), str(position + 1), str(end))
+        stop = maybe(str(end), str(end + 1), str(position))
+        fields = [
+            f'"dtype":{space}{maybe(json.dumps(dtype), json.dumps(random.choice([*BITS])), json.dumps(dtype.lower()))}',
+            f'"shape":{space}[{",".join(maybe(str(each)) for each in shape)}]',
+            f'"data_offsets":{space}[{start},{stop}]',
+        ]
+        if random.random() < odds:
+            fields[random.randrange(3)] = random.choice((*fields, '"x":1', '"dtype":"F32"', '"shape":null'))
+        random.shuffle(fields)
+        name = maybe(json.dumps(f"layer.{index}"), '"layer.0"', '"\\ud800"', '"\\u0000"', '"__metadata__"', '"é😀"')
+        entries.append(f"{name}:{space}{{{','.join(fields)}}}")
+        position += (size + 7) // 8 if size % 8 == 0 else 0
+    if random.random() < 0.2:
+        entries.append(
+            f'"__metadata__":{maybe("{}")}' if random.random() < 0.3 else f'"__metadata__":{{"a":{maybe(chr(34) * 2)}}}'
+        )
+    random.shuffle(entries)
+    text = maybe("{", "", "[{", "\ufeff{") + f",{space}".join(entries) + maybe("}", "", "}}", "},", "} ", "}\0")
+    raw = text.encode("utf-8", "surrogatepass")
+    length = len(raw) + (random.choice((-1, 1, 8)) if random.random() < odds else 0)
+    return struct.pack("<Q", max(0, length)) + raw + bytes(max(0, position + (1 if random.random() < odds else 0)))
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        pytest.param(2_000, id="short"),
+        pytest.param(100_000, id="full", marks=[pytest.mark.soak, pytest.mark.timeout(3600)]),
+    ],
+)
+def test_nothing_generated_is_accepted_that_the_library_refuses(count) -> None:
+    verdicts: Counter[str] = Counter()
+    for seed in range(count):
+        random = Random(seed)
+        data = generated(random)
+        if seed % 4 == 3:
+            data = mutated(data, random)
+        try:
+            verdicts[verdict(data)] += 1
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
+    print(dict(verdicts.most_common()))
+    assert verdicts["accepted"] > count // 5
+    assert len(verdicts) > 15
