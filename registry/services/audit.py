@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from registry.db.tables import Chain, Event
 from registry.domain.audit import GENESIS, Action, event_hash, event_time
+from registry.services import deliveries
 from registry.services.actors import Actor
 
 
@@ -22,7 +23,7 @@ def record(
     chain: str,
     now: datetime,
 ) -> Event:
-    """Append an event to a namespace's chain (its canonical name) or to `_system`.
+    """Append an event to a namespace's chain (its canonical name) or to `_system`, and queue it for its webhooks.
 
     Locks the chain until the transaction ends, so call it last.
     """
@@ -51,6 +52,7 @@ def record(
     )
     head.last_seq, head.last_hash = event.seq, event.hash
     session.add(event)
+    deliveries.announce(session, event)
     return event
 
 

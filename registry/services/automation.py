@@ -5,43 +5,17 @@ failed, the request is on record. So of two that qualify at the same moment the 
 both decisions show. What has held the stage does not ask again: someone has rolled it back, and people decide.
 """
 
-import uuid
 from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, contains_eager
 
-from registry.db.queue import enqueue
 from registry.db.tables import Model, Policy, Promotion, Version
 from registry.domain.references import parse_reference
 from registry.services import deciding, judging, models, pointers, policies, promotions, proposing, versions
 from registry.services.actors import SYSTEM
 from registry.services.versions import NoObjectiveError, VersionNotFoundError
-
-CONSIDER = "consider_version"
-CONSIDER_STAGE = "consider_stage"
-"""The workflows that call `consider` and `consider_stage`."""
-
-
-def evidence_changed(session: Session, version: Version) -> None:
-    """More is known of a version: have a worker see what that means, if anything asks for evidence at all."""
-    model = version.model
-    asks = select(Policy.id).where(
-        Policy.namespace_id == model.namespace_id, (Policy.model_id.is_(None)) | (Policy.model_id == model.id)
-    )
-    if session.scalar(asks.limit(1)) is not None:
-        enqueue(session, CONSIDER, version.id, key=f"{version.id}:{uuid.uuid4().hex}")
-
-
-def policy_changed(session: Session, policy: Policy) -> None:
-    """A stage asks for something else: have a worker judge anew what is pending on it, and the best version."""
-    models_ = [policy.model_id]
-    if policy.model_id is None:
-        query = select(Model.id).where(Model.namespace_id == policy.namespace_id, Model.deleted_at.is_(None))
-        models_ = list(session.scalars(query))
-    for model_id in models_:
-        enqueue(session, CONSIDER_STAGE, model_id or 0, policy.stage, key=f"{model_id}:{policy.stage}:{policy.id}")
 
 
 def consider(session: Session, version_id: int, *, stages: Sequence[str], now: datetime) -> None:
@@ -53,6 +27,15 @@ def consider(session: Session, version_id: int, *, stages: Sequence[str], now: d
     deciding.reconsider(session, version_id, stages=stages, now=now)
     for stage in models.stages_of(model, stages):
         _ask(session, model, stage, version, stages=stages, now=now)
+
+
+def concerned(session: Session, policy_id: int) -> list[int]:
+    """The models whose stage a policy is about."""
+    policy = session.get_one(Policy, policy_id)
+    if policy.model_id is not None:
+        return [policy.model_id]
+    query = select(Model.id).where(Model.namespace_id == policy.namespace_id, Model.deleted_at.is_(None))
+    return list(session.scalars(query.order_by(Model.id)))
 
 
 def consider_stage(session: Session, model_id: int, stage: str, *, stages: Sequence[str], now: datetime) -> None:

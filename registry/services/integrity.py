@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, joinedload
 from registry.db.queue import enqueue
 from registry.db.tables import Model, StoredObject, Tensor, Version
 from registry.domain.audit import Action
-from registry.services import artifacts, audit, health, versions
+from registry.services import artifacts, audit, health, policies, versions
 from registry.services.actors import SYSTEM
 from registry.services.artifacts import Stretch
 from registry.services.health import Compared
@@ -90,6 +90,7 @@ def record(session: Session, version_id: int, faults: list[Fault], found: Compar
     action = Action.VERSION_DAMAGE if faults else Action.VERSION_VERIFY
     name, chain = versions.name_of(version), version.model.namespace.name
     detail = {"faults": [fault.message for fault in faults[:20]]} if faults else told
+    policies.evidence_changed(session, version)
     audit.record(session, SYSTEM, action, name, detail, chain=chain, now=now)
 
 

@@ -13,7 +13,7 @@ from registry.domain.audit import Action
 from registry.domain.digest import parse_digest
 from registry.domain.names import check_dataset_name, check_label, check_metric_name, check_split, shown
 from registry.domain.references import InvalidDatasetError, InvalidMetricError, check_metric_value
-from registry.services import audit, models, versions
+from registry.services import audit, models, policies, versions
 from registry.services.actors import Actor
 
 _NAMED = 20  # names that an event lists
@@ -61,6 +61,7 @@ def record(
     session.execute(insert(Metric), rows)
     detail = {"count": len(fresh), "names": sorted({each.name for each in fresh})[:_NAMED]}
     subject = versions.name_of(version)
+    policies.evidence_changed(session, version)
     audit.record(session, actor, Action.METRIC_RECORD, subject, detail, chain=name.namespace, now=now)
     return len(fresh)
 

@@ -1,5 +1,6 @@
 """Policies: what a stage asks of a promotion, revision by revision. A model's own comes before its namespace's."""
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,22 +9,20 @@ from typing import Any
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from registry.db.tables import Model, Namespace, Policy, Promotion
+from registry.db.queue import enqueue
+from registry.db.tables import Model, Namespace, Policy, Promotion, Version
 from registry.domain import policy as rules
 from registry.domain.access import Permission
 from registry.domain.audit import Action
-from registry.domain.errors import ConflictError, NotFoundError
+from registry.domain.errors import ConflictError
 from registry.domain.names import shown
 from registry.services import audit, models, pointers
 from registry.services.actors import Actor
 from registry.services.pointers import StageNotFoundError
 
-
-class PolicyNotFoundError(NotFoundError):
-    """The stage has no policy of that revision."""
-
-    code = "POLICY_NOT_FOUND"
-    remedy = "See the policy there is with 'registry policy NAME STAGE'."
+CONSIDER = "consider_version"
+CONSIDER_STAGE = "consider_stage"
+"""The workflows that see what more evidence, or another policy, means for a stage (see `automation`)."""
 
 
 class PolicyMovedError(ConflictError):
@@ -56,6 +55,16 @@ def read(row: Policy | None, *, stages: Sequence[str]) -> rules.Policy:
     if row is None or row.document is None:
         return rules.OPEN
     return rules.read_policy(row.document, stages=stages, stage=row.stage)
+
+
+def evidence_changed(session: Session, version: Version) -> None:
+    """More is known of a version: have a worker see what that means, if any stage asks for evidence at all."""
+    model = version.model
+    asks = select(Policy.id).where(
+        Policy.namespace_id == model.namespace_id, Policy.model_id.is_(None) | (Policy.model_id == model.id)
+    )
+    if session.scalar(asks.limit(1)) is not None:
+        enqueue(session, CONSIDER, version.id, key=f"{version.id}:{uuid.uuid4().hex}")
 
 
 def revisions_of(session: Session, promotions: Sequence[Promotion]) -> dict[int, int]:
@@ -150,6 +159,7 @@ def _revised(
 def _announced(session: Session, actor: Actor, row: Policy, subject: str, *, chain: str, now: datetime) -> Policy:
     session.add(row)
     session.flush()  # promotions name it
+    enqueue(session, CONSIDER_STAGE, row.id, key=str(row.id))
     detail = {"revision": row.revision, "policy": row.document, "message": row.message}
     audit.record(session, actor, Action.POLICY_SET, subject, detail, chain=chain, now=now)
     return row

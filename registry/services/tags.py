@@ -11,7 +11,7 @@ from registry.domain.access import Permission
 from registry.domain.audit import Action
 from registry.domain.errors import ConflictError, NotFoundError
 from registry.domain.names import check_tag, shown
-from registry.services import audit, models, versions
+from registry.services import audit, models, policies, versions
 from registry.services.actors import Actor
 
 MAX_TAGS = 200
@@ -61,6 +61,7 @@ def set_on_version(session: Session, actor: Actor, version: Version, tags: Mappi
             session.add(VersionTag(version_id=version.id, key=key, value=value))
     if changed:
         subject, detail = versions.name_of(version), {"tags": _bounded(changed)}
+        policies.evidence_changed(session, version)
         audit.record(session, actor, Action.VERSION_TAG, subject, detail, chain=name.namespace, now=now)
 
 
@@ -97,6 +98,7 @@ def remove_from_version(session: Session, actor: Actor, version: Version, key: s
     if tag is None:
         raise _missing(subject, key)
     session.delete(tag)
+    policies.evidence_changed(session, version)
     audit.record(session, actor, Action.VERSION_UNTAG, subject, {"key": key}, chain=name.namespace, now=now)
 
 

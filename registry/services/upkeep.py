@@ -6,11 +6,13 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from registry.db.tables import IdempotencyKey, WebSession
+from registry.services import deliveries
 
 _ANSWERS_KEPT = timedelta(days=1)
 
 
 def forget_old_rows(session: Session, *, now: datetime) -> None:
-    """Drop answers kept for retries for a day, and browser sessions that ended."""
+    """Drop answers kept for retries for a day, browser sessions that ended, and the log of old deliveries."""
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now - _ANSWERS_KEPT))
     session.execute(delete(WebSession).where(WebSession.expires_at <= now))
+    deliveries.forget_ended(session, now=now)
