@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from registry.domain.errors import InvalidError
 from registry.domain.names import check_pointer
+from registry.domain.targets import Allowed
 
 
 class InvalidSettingError(InvalidError):
@@ -161,6 +162,11 @@ class Config(_FromEnvironment):
         "Seconds a presigned URL is valid; always shorter than the lease of its segment.",
         default=3_600,
     )
+    webhook_allow: tuple[str, ...] = _setting(
+        "REGISTRY_WEBHOOK_ALLOW",
+        "Internal targets that webhooks may have, separated by commas: names of hosts, addresses, CIDR ranges.",
+        default=(),
+    )
     secure_cookies: bool = _setting(
         "REGISTRY_SECURE_COOKIES", "1 if the pages are only served over HTTPS.", default=False
     )
@@ -175,6 +181,10 @@ class Config(_FromEnvironment):
             raise InvalidSettingError("REGISTRY_STAGES must name at least one stage.")
         if self.url_ttl_s < 1 or self.upload_ttl_s <= self.url_ttl_s:
             raise InvalidSettingError("REGISTRY_UPLOAD_TTL must be longer than REGISTRY_URL_TTL, and both positive.")
+        try:
+            Allowed.of(self.webhook_allow)
+        except ValueError as error:
+            raise InvalidSettingError(f"REGISTRY_WEBHOOK_ALLOW is not valid: {error}.") from None
         if self.database_url and not self.database_url.startswith(("sqlite:///", "postgresql+psycopg://")):
             raise InvalidSettingError("REGISTRY_DATABASE_URL must start with sqlite:/// or postgresql+psycopg://.")
 

@@ -121,6 +121,7 @@ def upgrade() -> None:
         sa.Column("lane", sa.String(length=255), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("attempt_count", sa.Integer(), nullable=False),
+        sa.Column("failure_count", sa.Integer(), nullable=False),
         sa.Column("due_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
@@ -131,8 +132,21 @@ def upgrade() -> None:
         sa.UniqueConstraint("webhook_id", "chain", "seq", name=op.f("uq_deliveries_webhook_id_chain_seq")),
     )
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
-        batch_op.create_index("ix_deliveries_due", ["state", "due_at"], unique=False)
-        batch_op.create_index("ix_deliveries_lane", ["webhook_id", "lane", "state", "chain", "seq"], unique=False)
+        batch_op.create_index("ix_deliveries_ended_at", ["ended_at"], unique=False)
+        batch_op.create_index("ix_deliveries_lane", ["webhook_id", "lane", "state", "seq"], unique=False)
+        batch_op.create_index("ix_deliveries_state", ["webhook_id", "state", "seq"], unique=False)
+
+    op.create_table(
+        "webhook_lanes",
+        sa.Column("webhook_id", sa.String(length=32), nullable=False),
+        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("due_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("lease", sa.String(length=32), nullable=True),
+        sa.ForeignKeyConstraint(["webhook_id"], ["webhooks.id"], name=op.f("fk_webhook_lanes_webhook_id")),
+        sa.PrimaryKeyConstraint("webhook_id", "name", name=op.f("pk_webhook_lanes")),
+    )
+    with op.batch_alter_table("webhook_lanes", schema=None) as batch_op:
+        batch_op.create_index("ix_webhook_lanes_due_at", ["due_at"], unique=False)
 
     op.create_table(
         "approvals",
@@ -237,10 +251,15 @@ def downgrade() -> None:
 
     op.drop_table("approvals")
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
+        batch_op.drop_index("ix_deliveries_state")
         batch_op.drop_index("ix_deliveries_lane")
-        batch_op.drop_index("ix_deliveries_due")
+        batch_op.drop_index("ix_deliveries_ended_at")
 
     op.drop_table("deliveries")
+    with op.batch_alter_table("webhook_lanes", schema=None) as batch_op:
+        batch_op.drop_index("ix_webhook_lanes_due_at")
+
+    op.drop_table("webhook_lanes")
     with op.batch_alter_table("consumers", schema=None) as batch_op:
         batch_op.drop_index("ix_consumers_model_id_expires_at")
         batch_op.drop_index("ix_consumers_expires_at")

@@ -602,6 +602,19 @@ class Webhook(Base):
     deleted_at: Mapped[instant | None]
 
 
+class Lane(Base):
+    """What keeps its order at one webhook: a model's events, or its namespace's. One message is under way at a time."""
+
+    __tablename__ = "webhook_lanes"
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id"), primary_key=True)
+    name: Mapped[short] = mapped_column(primary_key=True)
+    due_at: Mapped[instant | None]
+    """When the dispatcher has to look at it; null while nothing waits. Under way: when its lease ends."""
+    lease: Mapped[str | None] = mapped_column(String(32))
+    """Drawn by the dispatcher that has a message of it under way."""
+    __table_args__ = (Index("ix_webhook_lanes_due_at", "due_at"),)
+
+
 class Delivery(Base):
     """One event on its way to one webhook. Its id is the message's: a receiver tells repetitions by it."""
 
@@ -611,23 +624,25 @@ class Delivery(Base):
     chain: Mapped[short]
     seq: Mapped[int] = mapped_column(Id)
     lane: Mapped[short]
-    """What keeps its order: the model, or nothing but the namespace. Of one lane, one is under way at a time."""
     state: Mapped[str] = mapped_column(String(16), default="pending")
     attempt_count: Mapped[int] = mapped_column(default=0)
+    failure_count: Mapped[int] = mapped_column(default=0)
+    """Of the attempts since it was queued, or queued again."""
     due_at: Mapped[instant]
     created_at: Mapped[instant]
     ended_at: Mapped[instant | None]
     __table_args__ = (
         ForeignKeyConstraint(["chain", "seq"], ["events.chain", "events.seq"]),
         UniqueConstraint("webhook_id", "chain", "seq"),
-        Index("ix_deliveries_lane", "webhook_id", "lane", "state", "chain", "seq"),
-        Index("ix_deliveries_due", "state", "due_at"),
+        Index("ix_deliveries_lane", "webhook_id", "lane", "state", "seq"),
+        Index("ix_deliveries_state", "webhook_id", "state", "seq"),
+        Index("ix_deliveries_ended_at", "ended_at"),
         one_of("state", "pending", "delivered", "dead"),
     )
 
 
 class DeliveryAttempt(Base):
-    """One request of a delivery and what came of it."""
+    """One request of a delivery and what came of it. Written before it is sent, so that none is without a trace."""
 
     __tablename__ = "delivery_attempts"
     delivery_id: Mapped[str] = mapped_column(ForeignKey("deliveries.id"), primary_key=True)

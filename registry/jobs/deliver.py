@@ -1,8 +1,8 @@
 """The dispatcher: sends what webhooks are owed, in a thread of the worker, one short thread a request.
 
 It keeps no state that matters: what is owed, what is under way and when to try again are rows (`services.dispatching`).
-A receiver that hangs delays nobody else: each webhook has a few requests under way at most, one that is slow has one, and
-all slow ones together have half of the slots.
+A receiver that hangs delays nobody else: each webhook has a few requests under way at most, one that is slow has one,
+and all slow ones together have half of the slots.
 """
 
 import random

@@ -27,6 +27,7 @@ MAX_REPLAYED = 10_000
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _MANAGE = Permission.WEBHOOK_MANAGE
+_Row = tuple[Webhook, str, str | None]
 
 
 class WebhookNotFoundError(NotFoundError):
@@ -114,14 +115,10 @@ def create(
 def find(session: Session, actor: Actor, webhook_id: str, *, lock: bool = False) -> Found:
     """A webhook by its id. Raises WebhookNotFoundError, or PermissionDeniedError if its namespace can be read."""
     query = _live().where(Webhook.id == webhook_id)
-    row = (
-        session.execute(query.with_for_update(of=Webhook) if lock else query).one_or_none()
-        if _is_id(webhook_id)
-        else None
-    )
-    if row is None:
+    rows = _rows(session, query.with_for_update(of=Webhook) if lock else query) if _ID.fullmatch(webhook_id) else []
+    if not rows:
         raise _no_webhook(webhook_id)
-    webhook, namespace, model = row
+    _, namespace, model = rows[0]
     try:
         if model is None:
             actor.check_namespace(_MANAGE, namespace)
@@ -129,7 +126,7 @@ def find(session: Session, actor: Actor, webhook_id: str, *, lock: bool = False)
             actor.check(_MANAGE, ModelName(namespace, model))
     except NotFoundError:
         raise _no_webhook(webhook_id) from None
-    return _with_counts(session, [(webhook, namespace, model)])[0]
+    return _with_counts(session, rows)[0]
 
 
 def page_of_webhooks(
@@ -142,7 +139,7 @@ def page_of_webhooks(
         query = query.where(Webhook.model_id == model.id)
     if after is not None:
         query = query.where(Webhook.id > after)
-    return _with_counts(session, [(row[0], row[1], row[2]) for row in session.execute(query).all()])
+    return _with_counts(session, _rows(session, query))
 
 
 def update(
@@ -181,7 +178,10 @@ def update(
 
 
 def rotate(session: Session, actor: Actor, webhook_id: str, *, overlap: timedelta, now: datetime) -> tuple[Found, str]:
-    """Give a webhook a new secret; until the overlap ends messages are signed with the old one too. Raises as `find`."""
+    """Give a webhook a new secret; until the overlap ends messages carry a signature of the old one too.
+
+    Raises as `find`.
+    """
     found = find(session, actor, webhook_id, lock=True)
     secret = rules.new_secret(secrets.token_bytes(rules.SECRET_BYTES))
     found.row.secrets = rules.rotated(found.row.secrets, secret, overlap=overlap, now=now)
@@ -233,7 +233,7 @@ def page_of_deliveries(
         query = query.where(Delivery.state == state)
     if before is not None:
         query = query.where(Delivery.seq < before)
-    return [(row[0], row[1]) for row in session.execute(query).all()]
+    return [(delivery, event) for delivery, event in session.execute(query).all()]
 
 
 def find_delivery(session: Session, found: Found, delivery_id: str) -> tuple[Delivery, Event]:
@@ -241,7 +241,8 @@ def find_delivery(session: Session, found: Found, delivery_id: str) -> tuple[Del
     row = session.execute(_deliveries(found).where(Delivery.id == delivery_id)).one_or_none()
     if row is None:
         raise _no_delivery(delivery_id)
-    return row[0], row[1]
+    delivery, event = row
+    return delivery, event
 
 
 def attempts(session: Session, delivery_ids: Sequence[str]) -> dict[str, list[DeliveryAttempt]]:
@@ -268,7 +269,7 @@ def _enabled(session: Session, actor: Actor, webhook_id: str) -> Found:
     return found
 
 
-def _live() -> Select[tuple[Webhook, str, str | None]]:
+def _live() -> Select[Webhook, str, str]:
     return (
         select(Webhook, Namespace.name, Model.name)
         .join(Namespace, Namespace.id == Webhook.namespace_id)
@@ -277,12 +278,16 @@ def _live() -> Select[tuple[Webhook, str, str | None]]:
     )
 
 
-def _deliveries(found: Found) -> Select[tuple[Delivery, Event]]:
+def _deliveries(found: Found) -> Select[Delivery, Event]:
     on = (Event.chain == Delivery.chain) & (Event.seq == Delivery.seq)
     return select(Delivery, Event).join(Event, on).where(Delivery.webhook_id == found.row.id)
 
 
-def _with_counts(session: Session, rows: Sequence[tuple[Webhook, str, str | None]]) -> list[Found]:
+def _rows(session: Session, query: Select[Webhook, str, str]) -> list[_Row]:
+    return [(webhook, namespace, model) for webhook, namespace, model in session.execute(query).all()]
+
+
+def _with_counts(session: Session, rows: Sequence[_Row]) -> list[Found]:
     query = (
         select(Delivery.webhook_id, Delivery.state, func.count())
         .where(Delivery.webhook_id.in_([row[0].id for row in rows]), Delivery.state != "delivered")
@@ -305,10 +310,6 @@ def _record(session: Session, actor: Actor, action: Action, found: Found, *, now
 def _shown(url: str) -> str:
     """What an event may say of a URL: path and query can be secrets."""
     return parse_target(url).origin
-
-
-def _is_id(text: str) -> bool:
-    return _ID.fullmatch(text) is not None
 
 
 def _no_webhook(webhook_id: str) -> WebhookNotFoundError:
