@@ -62,7 +62,8 @@ def conclude(
             promotion.state, promotion.decided_at = "failed", now
             promotions.record(session, actor, model, Action.PROMOTION_FAIL, promotion, now=now, gates=judged.rows())
             return
-        if judged.waits or lacking(session, promotion, judged.policy) > 0:
+        # What was asked for before a freeze waits until it is over.
+        if judged.waits or judged.policy.freeze is not None or lacking(session, promotion, judged.policy) > 0:
             if is_new:
                 promotions.record(session, actor, model, Action.PROMOTION_REQUEST, promotion, now=now)
             return
@@ -80,15 +81,28 @@ def missing(
         stage: policies.read(policies.in_force(session, model, stage), stages=known)
         for stage in {each.stage for each in pending}
     }
-    return {each.id: lacking(session, each, in_force[each.stage]) for each in pending}
+    made = approvals_of(session, [each.id for each in pending])
+    return {
+        each.id: max(0, required(each, in_force[each.stage]) - agreed(made.get(each.id, ()))) for each in pending
+    }  # fmt: skip
 
 
 def lacking(session: Session, promotion: Promotion, policy: Policy) -> int:
     """How many approvals are missing by a policy."""
-    asked = policy.approvals
-    if asked is None or (promotion.kind == "rollback" and policy.rollback_skips_approvals):
+    asked = required(promotion, policy)
+    return max(0, asked - agreed(counting(session, promotion))) if asked else 0
+
+
+def required(promotion: Promotion, policy: Policy) -> int:
+    """How many approvals a promotion needs by a policy."""
+    if policy.approvals is None or (promotion.kind == "rollback" and policy.rollback_skips_approvals):
         return 0
-    return max(0, asked.required - sum(each.decision == "approve" for each in counting(session, promotion)))
+    return policy.approvals.required
+
+
+def agreed(decisions: Sequence[Approval]) -> int:
+    """How many of some decisions are approvals that count."""
+    return sum(each.decision == "approve" and each.lapsed_at is None for each in decisions)
 
 
 def counting(session: Session, promotion: Promotion) -> list[Approval]:
@@ -272,22 +286,30 @@ def _judged_anew(
 
 
 def _check_approver(session: Session, actor: Actor, model: Model, promotion: Promotion, judged: Judgement) -> None:
-    asked = judged.policy.approvals
     uploader = session.scalar(
         select(Version.created_by).where(Version.model_id == model.id, Version.number == promotion.number)
     )
+    reason = why_not_counted(actor, model, promotion, uploader=uploader, policy=judged.policy)
+    if reason is not None:
+        raise NotAnApproverError(reason)
+
+
+def why_not_counted(
+    actor: Actor, model: Model, promotion: Promotion, *, uploader: str | None, policy: Policy
+) -> str | None:
+    """Why the policy does not count this person's approval, in a sentence; None if it does."""
     if actor.name in (uploader, promotion.requested_by):
         role = "uploaded the version" if actor.name == uploader else "asked for the promotion"
-        raise NotAnApproverError(f"{actor.name} {role}, so their approval does not count.")
+        return f"{actor.name} {role}, so their approval does not count."
+    asked = policy.approvals
     if asked is None:
-        return
+        return None
     if asked.users:
         counts = fold(actor.name) in {fold(name) for name in asked.users}
     else:
         role_held = actor.role_in(models.full_name(model).namespace)
         counts = role_held is not None and role_held >= Role(asked.role)
-    if not counts:
-        raise NotAnApproverError(f"The policy does not ask for the approval of {actor.name}.")
+    return None if counts else f"The policy does not ask for the approval of {actor.name}."
 
 
 def _decision(actor: Actor, promotion: Promotion, decision: str, comment: str, *, now: datetime) -> Approval:

@@ -126,9 +126,11 @@ def _has_held(session: Session, model: Model, version: Version, asked: RequireSt
             longest = max(longest or timedelta(0), end - (since or now))
     if longest is None:
         return GateResult(REQUIRE_STAGE, passed=False, reason=f"It has never held {name}.", evidence={})
-    told = {"held_s": int(longest.total_seconds()), "required_s": asked.soak_s}
     enough = longest >= timedelta(seconds=asked.soak_s)
-    reason = f"It held {name} for {told['held_s']} s; {asked.soak_s} s are required."
+    # Once it is enough, not for how long: approvals are bound to what is said here, and must not lapse as time passes.
+    told = {"held_s": min(int(longest.total_seconds()), asked.soak_s), "required_s": asked.soak_s}
+    required = f" for the {asked.soak_s} s that are required" if asked.soak_s else ""
+    reason = f"It has {'' if enough else 'not '}held {name}{required}."
     return GateResult(REQUIRE_STAGE, passed=enough, reason=reason, evidence=told)
 
 

@@ -322,3 +322,23 @@ def propose_and_force(session, model, version):
     proposing.promote(
         session, SYSTEM, model, "production", version.number, stages=STAGES, now=T0, kind="force", message="first"
     )
+
+
+def test_what_was_asked_for_before_a_freeze_waits_until_it_is_over(session, model, asks, propose, approve):
+    asks(ONE)
+    waiting = propose(2)
+    asks(ONE | {"freeze": "the fair"})
+    assert approve(waiting).state == "pending"
+    assert holder(session, model) is None
+    asks(ONE)
+    deciding.reconsider_stage(session, model, "production", stages=STAGES, now=T0)
+    assert waiting.state == "applied"
+    assert holder(session, model) == 2
+
+
+def test_time_alone_makes_no_approval_lapse(asks, propose, approve):
+    propose(2, stage="staging")
+    asks({"approvals": {"required": 2}, "require_stage": {"stage": "staging", "soak_s": 60}})
+    waiting = propose(2, now=T0 + timedelta(seconds=61))
+    approve(waiting, "pat", now=T0 + timedelta(seconds=70))
+    assert approve(waiting, "quinn", now=T0 + timedelta(seconds=900)).state == "applied"
