@@ -5,6 +5,7 @@ from flask import Flask
 from registry.api import (
     aliases,
     artifacts,
+    consumers,
     diffs,
     events,
     health,
@@ -23,6 +24,7 @@ from registry.api import (
     uploads,
     users,
     versions,
+    webhooks,
     whoami,
 )
 
@@ -31,6 +33,7 @@ PREFIX = "/api/v1"
 RESOURCES = (
     aliases,
     artifacts,
+    consumers,
     diffs,
     events,
     health_of_versions,
@@ -48,6 +51,7 @@ RESOURCES = (
     uploads,
     users,
     versions,
+    webhooks,
     whoami,
 )
 

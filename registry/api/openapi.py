@@ -10,7 +10,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from werkzeug.routing import Rule
 
 from registry import wire
-from registry.api.operation import Answer, Operation, Parameter, operation
+from registry.api.operation import EVENT_STREAM, Answer, Operation, Parameter, operation
 from registry.domain.names import FORBIDDEN_PARTS, PART
 from registry.domain.references import MAX_NUMBER
 from registry.request import public
@@ -158,6 +158,8 @@ def _describe(rule: Rule, view: Any, method: str, refs: Any) -> dict[str, Any]:
         described["responses"][str(status)] = {"$ref": f"#/components/responses/{_REFUSALS[status][0]}"}
     if view.permission == "public":
         described["security"] = []
+    if operation.streams:
+        described["responses"]["200"]["content"][EVENT_STREAM] = {"schema": {"type": "string"}}
     if operation.body:
         schema = refs[operation.body, "validation"]
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}

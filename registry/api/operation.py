@@ -11,6 +11,8 @@ View = TypeVar("View", bound=Callable[..., Any])
 Answer = type[BaseModel] | str | None
 """A shape in JSON, a media type of bytes, or no body."""
 
+EVENT_STREAM = "text/event-stream"
+
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
@@ -27,7 +29,8 @@ class Parameter:
 class Operation:
     """Summary, answers by status, body and parameters of a view.
 
-    `refuses` are statuses that cannot be read off the route: see `openapi.refusals` for those that can.
+    `refuses` are statuses that cannot be read off the route: see `openapi.refusals` for those that can. `streams` says
+    that with `Accept: text/event-stream` the answer is a stream instead.
     """
 
     summary: str
@@ -36,6 +39,7 @@ class Operation:
     query: tuple[Parameter, ...] = ()
     headers: tuple[Parameter, ...] = ()
     refuses: tuple[int, ...] = ()
+    streams: bool = False
 
 
 LIMIT = Parameter("limit", "Items a page may hold.", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50})
@@ -53,11 +57,12 @@ def operation(
     query: tuple[Parameter, ...] = (),
     headers: tuple[Parameter, ...] = (),
     refuses: tuple[int, ...] = (),
+    streams: bool = False,
 ) -> Callable[[View], View]:
     """Describe the view under this decorator."""
 
     def decorate(view: View) -> View:
-        view.operation = Operation(summary, answers, body, query, headers, refuses)  # type: ignore[attr-defined]
+        view.operation = Operation(summary, answers, body, query, headers, refuses, streams)  # type: ignore[attr-defined]
         return view
 
     return decorate

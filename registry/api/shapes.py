@@ -1,6 +1,6 @@
 """Rows to wire shapes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from registry import wire
 from registry.db.tables import Artifact, LineageEdge, Model, Pointer, Tensor, Version
@@ -13,12 +13,18 @@ from registry.services.health import Report
 from registry.services.versions import Surroundings
 
 
-def holder(stage: str, pointer: Pointer | None) -> wire.StageHolder:
-    """A stage that was never moved has no row: it is empty at seq 0."""
+def holder(stage: str, pointer: Pointer | None, running: Mapping[int, int] | None = None) -> wire.StageHolder:
+    """A stage that was never moved has no row: it is empty at seq 0. `running` counts consumers by version."""
+    counted = {str(number): count for number, count in running.items()} if running is not None else None
     if pointer is None:
-        return wire.StageHolder(stage=stage, version=None, seq=0, since=None, by=None)
+        return wire.StageHolder(stage=stage, version=None, seq=0, since=None, by=None, consumers=counted)
     return wire.StageHolder(
-        stage=stage, version=pointer.number, seq=pointer.seq, since=pointer.moved_at, by=pointer.moved_by
+        stage=stage,
+        version=pointer.number,
+        seq=pointer.seq,
+        since=pointer.moved_at,
+        by=pointer.moved_by,
+        consumers=counted,
     )
 
 

@@ -32,7 +32,7 @@ from registry.request import (
     requires,
     transaction,
 )
-from registry.services import deciding, models, pointers, promotions, proposing
+from registry.services import consumers, deciding, models, pointers, promotions, proposing
 from registry.services.judging import Judgement
 from registry.services.promotions import Expected
 
@@ -63,7 +63,9 @@ def index(model: ModelName) -> Response:
     with transaction(read_only=True) as session:
         row = models.find(session, actor(), model, Permission.PROMOTION_READ)
         held = {pointer.name: pointer for pointer in pointers.stages_of(session, [row.id]).get(row.id, [])}
-        items = [shapes.holder(stage, held.get(stage)) for stage in models.stages_of(row, config().stages)]
+        stages = models.stages_of(row, config().stages)
+        running = consumers.running(session, row, stages, now=now(session))
+        items = [shapes.holder(stage, held.get(stage), running[stage]) for stage in stages]
         return page(wire.Page[wire.StageHolder](items=items))
 
 
@@ -75,13 +77,18 @@ def index(model: ModelName) -> Response:
     query=(Parameter("at", "Who held it at this time (RFC 3339).", {"type": "string", "format": "date-time"}),),
 )
 def show(model: ModelName, stage: str) -> Response:
-    """Now, or at a moment of its history."""
+    """Now, or at a moment of its history. The ETag is of who holds it; consumers come and go under it."""
     moment = _moment()
     with transaction(read_only=True) as session:
         row = models.find(session, actor(), model, Permission.PROMOTION_READ)
         pointers.check_stage(row, stage, config().stages)
         if moment is None:
-            shape = shapes.holder(stage, pointers.find_stage(session, row, stage))
+            pointer = pointers.find_stage(session, row, stage)
+            seq = pointer.seq if pointer is not None else 0
+            if request.if_none_match.contains_weak(_etag(stage, seq)):  # asked every few seconds by who follows it
+                return answer(shapes.holder(stage, pointer), etag=_etag(stage, seq))
+            running = consumers.running(session, row, [stage], now=now(session))
+            shape = shapes.holder(stage, pointer, running[stage])
         else:
             shape = _holder_then(stage, promotions.at(session, row, stage, moment))
         return answer(shape, etag=_etag(stage, shape.seq))
@@ -211,10 +218,11 @@ def _preview(model: ModelName, stage: str, asked: wire.PromotionIn) -> Response:
         judged = proposing.preview(
             session, actor(), row, stage, asked.version, stages=config().stages, now=now(session)
         )
-        return answer(_previewed(models.full_name(row), stage, asked.version, judged))
+        reach = consumers.reach(session, row, stage, now=now(session))
+        return answer(_previewed(models.full_name(row), stage, asked.version, judged, reach))
 
 
-def _previewed(model: ModelName, stage: str, number: int, judged: Judgement) -> wire.PreviewOut:
+def _previewed(model: ModelName, stage: str, number: int, judged: Judgement, reach: int) -> wire.PreviewOut:
     required = judged.policy.approvals.required if judged.policy.approvals is not None else 0
     outcome = "applied"
     if judged.policy.freeze is not None:
@@ -231,6 +239,7 @@ def _previewed(model: ModelName, stage: str, number: int, judged: Judgement) -> 
         "freeze": judged.policy.freeze,
         "policy_revision": judged.policy_revision,
         "required_approvals": required,
+        "consumers": reach,
         "gates": judged.rows(),
     })  # fmt: skip
 

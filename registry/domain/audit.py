@@ -6,7 +6,7 @@ moved; that nothing was cut off its end is for whoever remembers its last hash t
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -87,6 +87,15 @@ class Event:
     hash: str
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The end of a chain, as somebody saw it: kept elsewhere, it shows later that nothing was cut off."""
+
+    chain: str
+    seq: int
+    hash: str
+
+
 def event_time(at: datetime, /) -> str:
     """Write a time as events carry it, in UTC to the microsecond. Raises ValueError if it has no time zone."""
     if at.tzinfo is None:
@@ -137,6 +146,25 @@ def verify(events: Iterable[Event], /, *, previous: str = GENESIS, first: int = 
     return None
 
 
+def verify_until(events: Iterable[Event], head: Head, /) -> int | None:
+    """As `verify`, of a whole chain that ended at `head` when that was saved: more may follow, nothing be missing."""
+    saved: Event | None = None
+    last = 0
+
+    def noting() -> Iterator[Event]:
+        nonlocal saved, last
+        for event in events:
+            saved, last = (event if event.seq == head.seq else saved), event.seq
+            yield event
+
+    broken = verify(noting())
+    if broken is not None or head.seq == 0:
+        return broken
+    if saved is None:
+        return last + 1
+    return None if (saved.chain, saved.hash) == (head.chain, head.hash) else head.seq
+
+
 def _hash_of(event: Event) -> str | None:
     try:
         return event_hash(
@@ -149,5 +177,5 @@ def _hash_of(event: Event) -> str | None:
             at=event.at,
             detail=event.detail,
         )
-    except NotCanonicalError:
+    except (NotCanonicalError, TypeError, ValueError):
         return None  # no such event was ever written

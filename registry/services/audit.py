@@ -56,12 +56,6 @@ def record(
     return event
 
 
-def page_of_events(session: Session, chain: str, *, after: int, limit: int) -> list[Event]:
-    """Up to `limit` events with a seq above `after`, oldest first."""
-    query = select(Event).where(Event.chain == chain, Event.seq > after).order_by(Event.seq).limit(limit)
-    return list(session.scalars(query))
-
-
 def _locked_head(session: Session, chain: str) -> Chain:
     query = select(Chain).where(Chain.name == chain).with_for_update()
     head = session.scalar(query)

@@ -4,6 +4,8 @@ Digests are `sha256:<64 hex>`, times are RFC 3339 in UTC, sizes and offsets are 
 """
 
 from registry.wire.accounts import (
+    ChainChecked,
+    ChainHead,
     EventOut,
     GrantIn,
     GrantOut,
@@ -36,6 +38,7 @@ from registry.wire.base import (
     Short,
     Size,
 )
+from registry.wire.consumers import ConsumerIn, ConsumerOut, ConsumerReport
 from registry.wire.diffs import (
     ArtifactDiff,
     DiffCount,
@@ -101,6 +104,18 @@ from registry.wire.versions import (
     VersionOut,
     VersionPatch,
 )
+from registry.wire.webhooks import (
+    AttemptOut,
+    DeliveryOut,
+    DeliveryState,
+    NewWebhookOut,
+    ReplayIn,
+    ReplayOut,
+    RotateIn,
+    WebhookIn,
+    WebhookOut,
+    WebhookPatch,
+)
 
 __all__ = [
     "SEGMENT_BATCH",
@@ -110,10 +125,18 @@ __all__ = [
     "ArtifactDiff",
     "ArtifactIn",
     "ArtifactOut",
+    "AttemptOut",
+    "ChainChecked",
+    "ChainHead",
     "CommitIn",
+    "ConsumerIn",
+    "ConsumerOut",
+    "ConsumerReport",
     "CopyIn",
     "CountOut",
     "DecisionIn",
+    "DeliveryOut",
+    "DeliveryState",
     "DiffCount",
     "DiffOut",
     "DiffState",
@@ -144,6 +167,7 @@ __all__ = [
     "NamespaceIn",
     "NamespaceOut",
     "NewTokenOut",
+    "NewWebhookOut",
     "Number",
     "Objective",
     "Out",
@@ -156,9 +180,12 @@ __all__ = [
     "Problem",
     "PromotionIn",
     "PromotionOut",
+    "ReplayIn",
+    "ReplayOut",
     "ResolveOut",
     "Role",
     "RollbackIn",
+    "RotateIn",
     "SegmentAnswer",
     "SegmentAnswers",
     "SegmentIn",
@@ -186,5 +213,8 @@ __all__ = [
     "VersionItem",
     "VersionOut",
     "VersionPatch",
+    "WebhookIn",
+    "WebhookOut",
+    "WebhookPatch",
     "WhoAmI",
 ]

@@ -117,6 +117,24 @@ class EventOut(Out):
     hash: str
 
 
+class ChainHead(Out):
+    """The end of an audit chain; seq 0 before its first event. Kept elsewhere, it shows that nothing was cut off."""
+
+    chain: str
+    seq: int
+    hash: str
+
+
+class ChainChecked(ChainHead):
+    """How far a chain was verified. `broken_at` is the first event that is missing, altered or out of place.
+
+    While it is not `complete`, ask again with `after` and `hash` set to what was reached.
+    """
+
+    broken_at: int | None
+    complete: bool
+
+
 class StorageOut(Out):
     """What versions add up to, and what the store holds for them."""
 

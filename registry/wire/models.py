@@ -30,13 +30,14 @@ class ModelPatch(In):
 
 
 class StageHolder(Out):
-    """A stage and who holds it."""
+    """A stage and who holds it. `consumers` is how many that follow it run which version; null if not counted."""
 
     stage: str
     version: int | None
     seq: int
     since: datetime | None
     by: str | None
+    consumers: dict[str, int] | None = None
 
 
 class ModelOut(Out):

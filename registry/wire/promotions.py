@@ -79,7 +79,7 @@ class PromotionOut(Out):
 
 
 class PreviewOut(Out):
-    """What a promotion would meet now. `outcome` is what would become of it."""
+    """What a promotion would meet now. `outcome` is what would become of it; so many `consumers` follow the stage."""
 
     model: str
     stage: str
@@ -88,6 +88,7 @@ class PreviewOut(Out):
     freeze: str | None
     policy_revision: int | None
     required_approvals: int
+    consumers: int
     gates: list[GateOut]
 
 

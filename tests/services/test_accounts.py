@@ -10,7 +10,7 @@ from registry.db.tables import Event, Namespace, Token, User
 from registry.domain.access import FULL_SCOPE, InvalidScopeError, Scope, parse_scope
 from registry.domain.names import InvalidLabelError, InvalidUserNameError, ReservedNameError
 from registry.domain.tokens import check_token_format, token_digest, token_prefix
-from registry.services import accounts, actors, audit
+from registry.services import accounts, actors, chains
 from registry.services.accounts import (
     LastAdministratorError,
     TokenNotFoundError,
@@ -369,5 +369,5 @@ def test_several_processes_may_start_at_once(database, secret):
                 each.result()
         with database.transaction(read_only=True) as session:
             assert counts(session) == [1, 1, 1, 3]
-            rows = audit.page_of_events(session, "_system", after=0, limit=9)
+            rows = chains.page_of_events(session, "_system", after=0, limit=9)
             assert [row.seq for row in rows] == [1, 2, 3]

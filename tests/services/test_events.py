@@ -4,7 +4,7 @@ from datetime import timedelta
 import pytest
 
 from registry.domain.audit import GENESIS, Action, Event, event_time, verify
-from registry.services import audit
+from registry.services import audit, chains
 from tests.support.world import T0
 
 
@@ -21,7 +21,7 @@ def chain(session, name):
             row.previous_hash,
             row.hash,
         )
-        for row in audit.page_of_events(session, name, after=0, limit=1000)
+        for row in chains.page_of_events(session, name, after=0, limit=1000)
     ]
 
 
@@ -59,7 +59,7 @@ def test_a_change_of_what_was_written_shows(database, admin):
     with database.transaction() as session:
         for number in range(5):
             record(session, admin, number)
-        audit.page_of_events(session, "vision", after=2, limit=1)[0].actor = "somebody"
+        chains.page_of_events(session, "vision", after=2, limit=1)[0].actor = "somebody"
     with database.transaction(read_only=True) as session:
         assert verify(chain(session, "vision")) == 3
 
@@ -99,6 +99,6 @@ def test_events_at_the_same_time_form_one_chain(database, admin):
 def test_events_are_paged_oldest_first(session, admin):
     for number in range(5):
         record(session, admin, number)
-    assert [row.seq for row in audit.page_of_events(session, "vision", after=0, limit=2)] == [1, 2]
-    assert [row.seq for row in audit.page_of_events(session, "vision", after=3, limit=9)] == [4, 5]
-    assert audit.page_of_events(session, "nothing", after=0, limit=9) == []
+    assert [row.seq for row in chains.page_of_events(session, "vision", after=0, limit=2)] == [1, 2]
+    assert [row.seq for row in chains.page_of_events(session, "vision", after=3, limit=9)] == [4, 5]
+    assert chains.page_of_events(session, "nothing", after=0, limit=9) == []

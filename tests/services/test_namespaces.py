@@ -7,7 +7,7 @@ from sqlalchemy import select
 from registry.db.tables import Event, Grant, Namespace
 from registry.domain.access import Role, Scope
 from registry.domain.names import InvalidNameError, ReservedNameError
-from registry.services import audit, grants, namespaces
+from registry.services import chains, grants, namespaces
 from registry.services.accounts import UserNotFoundError
 from registry.services.actors import NamespaceNotFoundError, PermissionDeniedError
 from registry.services.grants import GrantNotFoundError
@@ -24,7 +24,7 @@ def held(session, admin, namespace):
 
 
 def acts(session, chain):
-    return [event.action for event in audit.page_of_events(session, chain, after=0, limit=99)]
+    return [event.action for event in chains.page_of_events(session, chain, after=0, limit=99)]
 
 
 def test_an_administrator_creates_a_namespace(session, admin):
@@ -101,7 +101,7 @@ def test_a_grant_gives_a_role_in_one_namespace(session, admin, make_actor, peopl
     grants.put(session, admin, "VISION", "Ana", role=Role.WRITER, now=T0)
     assert people.authenticated(secret).roles == {"vision": Role.WRITER}
     assert held(session, admin, "vision") == [("ana", Role.WRITER)]
-    event = audit.page_of_events(session, "vision", after=0, limit=9)[0]
+    event = chains.page_of_events(session, "vision", after=0, limit=9)[0]
     assert (event.action, event.subject, event.actor) == ("namespace:grant", "vision", "admin")
     assert event.detail == {"user": "ana", "role": "writer", "previous": None}
 
@@ -112,7 +112,7 @@ def test_another_role_replaces_the_one_before_and_the_same_one_is_no_event(sessi
     assert acts(session, "default") == ["namespace:grant"]
     grants.put(session, admin, "default", "ana", role=Role.READER, now=T0)
     assert held(session, admin, "default") == [("ana", Role.READER)]
-    assert audit.page_of_events(session, "default", after=1, limit=9)[0].detail["previous"] == "writer"
+    assert chains.page_of_events(session, "default", after=1, limit=9)[0].detail["previous"] == "writer"
 
 
 def test_a_role_that_was_taken_away_is_gone_at_once(session, admin, people):
@@ -179,7 +179,7 @@ def test_grants_at_the_same_time_come_one_after_the_other(database, admin, peopl
         for each in [pool.submit(put, role) for role in Role]:
             each.result()
     with database.transaction(read_only=True) as session:
-        events = audit.page_of_events(session, "default", after=0, limit=9)
+        events = chains.page_of_events(session, "default", after=0, limit=9)
         assert [event.seq for event in events] == [1, 2, 3, 4]
         followed = [event.detail["previous"] for event in events[1:]] == [event.detail["role"] for event in events[:-1]]
         assert followed
