@@ -42,7 +42,6 @@ NEVER: Final = _networks(
     "224.0.0.0/4",  # multicast
     "240.0.0.0/4",  # reserved, broadcast
     "::/128",  # this host
-    "::/96",  # IPv4-compatible
     "::ffff:0:0/96",  # IPv4-mapped
     "::ffff:0:0:0/96",  # IPv4-translated
     "64:ff9b::/96",  # NAT64
@@ -73,6 +72,7 @@ SPECIAL: Final = (
         "198.51.100.0/24",  # documentation
         "203.0.113.0/24",  # documentation
         "::1/128",  # loopback
+        "::/96",  # IPv4-compatible
         "100::/64",  # discard
         "2001::/23",  # protocol assignments: benchmarks, ORCHID, …
         "2001:db8::/32",  # documentation

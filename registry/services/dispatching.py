@@ -150,7 +150,7 @@ def _take(session: Session, lane: Lane, delivery: Delivery, *, until: datetime, 
 
 def _disable(session: Session, webhook_id: str, *, now: datetime) -> None:
     """The event comes first, so that the chain is held before lanes are."""
-    webhook = session.scalars(select(Webhook).where(Webhook.id == webhook_id).with_for_update()).one()
+    webhook = session.scalars(select(Webhook).where(Webhook.id == webhook_id).with_for_update(key_share=True)).one()
     if not webhook.is_enabled or webhook.deleted_at is not None:
         return
     webhook.is_enabled = False

@@ -113,9 +113,16 @@ def create(
 
 
 def find(session: Session, actor: Actor, webhook_id: str, *, lock: bool = False) -> Found:
-    """A webhook by its id. Raises WebhookNotFoundError, or PermissionDeniedError if its namespace can be read."""
+    """A webhook by its id. Raises WebhookNotFoundError, or PermissionDeniedError if its namespace can be read.
+
+    `lock` leaves the key free: who holds the chain and queues a delivery must not wait for who waits for the chain.
+    """
     query = _live().where(Webhook.id == webhook_id)
-    rows = _rows(session, query.with_for_update(of=Webhook) if lock else query) if _ID.fullmatch(webhook_id) else []
+    rows = (
+        _rows(session, query.with_for_update(of=Webhook, key_share=True) if lock else query)
+        if _ID.fullmatch(webhook_id)
+        else []
+    )
     if not rows:
         raise _no_webhook(webhook_id)
     _, namespace, model = rows[0]
