@@ -41,14 +41,17 @@ BODIES = {
     "/users/<name>": {},
     "/tokens": {"name": "t"},
     "/namespaces": {"name": "audio"},
+    "/webhooks": {"namespace": MODEL.namespace, "url": "https://hooks.example.com/"},
 }
 QUERIES = {
     "/resolve": {"ref": str(MODEL)},
     "/events": {"namespace": MODEL.namespace},
     "/storage": {"namespace": MODEL.namespace},
+    "/webhooks": {"namespace": MODEL.namespace},
 }
 UNSAFE = {"POST", "PUT", "PATCH", "DELETE"}
-NOT_FOUND_BY_ID = {"upload", "promotion"}  # a stranger's random id names nothing: 404 for everybody
+NOT_FOUND_BY_ID = {"upload", "promotion", "webhook"}  # a stranger's random id names nothing: 404 for everybody
+OF_NAMESPACE = ("/resolve", "/events", "/storage", "/webhooks")  # the query or the body names it
 WHOAMI = "/whoami"  # tells a token what it is, whatever its scope
 
 
@@ -77,7 +80,7 @@ class Route:
     @property
     def is_of_namespace(self) -> bool:
         """Whether it is about a namespace or a model in it."""
-        return bool({"model", "namespace"} & self.rule.arguments) or self.plain in ("/resolve", "/events", "/storage")
+        return bool({"model", "namespace"} & self.rule.arguments) or self.plain in OF_NAMESPACE
 
     def ask(self, http, token):
         return http.request(

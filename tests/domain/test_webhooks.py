@@ -70,7 +70,7 @@ def test_secrets_overlap_and_end():
 
 
 def test_never_more_than_four_signatures():
-    secrets = []
+    secrets: list[dict[str, object]] = []
     for number in range(9):
         secrets = rules.rotated(secrets, str(number), overlap=timedelta(days=1), now=NOW)
     assert rules.valid_secrets(secrets, now=NOW) == ["8", "7", "6", "5"]
