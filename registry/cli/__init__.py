@@ -6,7 +6,18 @@ from collections.abc import Sequence
 import click
 
 from registry import __version__
-from registry.cli import _accounts, _annotations, _diff, _operations, _output, _server, _stages, _versions, _weights
+from registry.cli import (
+    _accounts,
+    _annotations,
+    _diff,
+    _operations,
+    _output,
+    _server,
+    _stages,
+    _versions,
+    _webhooks,
+    _weights,
+)
 from registry.domain.errors import RegistryError
 
 _SECTIONS = {
@@ -43,7 +54,7 @@ _SECTIONS = {
         _accounts.user,
         _accounts.token,
     ),
-    "Operations": (_operations.storage, _operations.events, _operations.cache),
+    "Operations": (_operations.storage, _operations.events, _webhooks.webhook, _operations.cache),
     "Server": (_server.serve, _server.api, _server.worker, _server.db),
 }
 

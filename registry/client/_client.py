@@ -13,6 +13,7 @@ from registry.client._cache import Cache
 from registry.client._diff import Comparisons
 from registry.client._promotions import Promotions
 from registry.client._types import Progress, Ref, Version, VersionSummary
+from registry.client._webhooks import Webhooks
 from registry.config import ClientConfig
 from registry.domain import names
 from registry.domain.references import parse_parent, parse_reference
@@ -50,7 +51,7 @@ def connect(url: str | None = None, token: str | None = None) -> "Client":
     return Client(*_credentials.find(url, token, ClientConfig.from_environment()))
 
 
-class Client(Accounts, Comparisons, Promotions):
+class Client(Accounts, Comparisons, Promotions, Webhooks):
     """A registry, as one actor sees it. Safe to share between threads; `with` it, or `close` it.
 
     A reference is text such as `vision/yolo11n@production`, or a version that another method returned. Every method
