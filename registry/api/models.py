@@ -24,7 +24,7 @@ from registry.request import (
     requires,
     transaction,
 )
-from registry.services import models, pointers, tags, versions
+from registry.services import automation, models, pointers, tags, versions
 
 bp = Blueprint("models", __name__)
 
@@ -91,6 +91,8 @@ def update(model: ModelName) -> Response:
             description=asked.description,
             objective=_objective(asked.objective),
         )
+        if asked.objective is not None:
+            automation.objective_changed(session, row)
         return answer(_rendered(session, [row])[0])
 
 

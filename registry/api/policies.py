@@ -71,15 +71,15 @@ def show(model: ModelName, stage: str) -> Response:
     refuses=(412,),
 )
 def put(model: ModelName, stage: str) -> Response:
-    """A new revision; pending promotions are judged by it from now on."""
+    """A new revision; pending promotions are judged by it from now on. Answers with what counts now."""
     change = _change()
     with transaction() as session:
         row = models.find(session, actor(), model, Permission.POLICY_SET)
         models.lock(session, row)
         pointers.check_stage(row, stage, config().stages)
         _check_unchanged(policies.in_force(session, row, stage))
-        policy = policies.set_for_model(session, actor(), row, stage, change, stages=config().stages, now=now(session))
-        return answer(_rendered(stage, policy))
+        policies.set_for_model(session, actor(), row, stage, change, stages=config().stages, now=now(session))
+        return answer(_rendered(stage, policies.in_force(session, row, stage)))
 
 
 @bp.get(f"{_OF_MODEL}/revisions")
@@ -124,10 +124,10 @@ def put_for_namespace(namespace: str, stage: str) -> Response:
     change = _change()
     with transaction() as session:
         row = namespaces.find(session, actor(), namespace)
+        policies.lock_namespace(session, row)
         _check_unchanged(policies.of_namespace(session, row, stage, stages=config().stages))
-        policy = policies.set_for_namespace(
-            session, actor(), row, stage, change, stages=config().stages, now=now(session)
-        )
+        policies.set_for_namespace(session, actor(), row, stage, change, stages=config().stages, now=now(session))
+        policy = policies.of_namespace(session, row, stage, stages=config().stages)
         return answer(_rendered(stage, policy))
 
 

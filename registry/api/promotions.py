@@ -92,7 +92,7 @@ def promotion_shapes(session: Session, model: Model, rows: Sequence[Promotion]) 
     """Promotions of one model, as their own resources and as answers to the requests that made them."""
     made = deciding.approvals_of(session, [row.id for row in rows])
     revisions = policies.revisions_of(session, rows)
-    lacking = deciding.missing(session, model, rows, stages=config().stages)
+    lacking = deciding.missing(session, model, rows)
     return [
         wire.PromotionOut.model_validate({
             "id": row.id,

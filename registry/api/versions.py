@@ -28,7 +28,7 @@ from registry.request import (
     store,
     transaction,
 )
-from registry.services import copies, models, versions
+from registry.services import copies, models, policies, versions
 
 bp = Blueprint("versions", __name__)
 
@@ -127,6 +127,7 @@ def restore(model: ModelName, number: int) -> Response:
     with transaction() as session:
         version = versions.find(session, actor(), model, number, Permission.VERSION_RESTORE)
         versions.restore(session, actor(), version, now=now(session))
+        policies.evidence_changed(session, version)
         return answer(shapes.version_whole(session, actor(), version))
 
 

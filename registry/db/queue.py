@@ -4,7 +4,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 
-from dbos import DBOSClient, DBOSPortableJSONSerializer
+from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from sqlalchemy import Engine, column, select, table
 from sqlalchemy.orm import Session
 
@@ -20,12 +20,17 @@ _clients: weakref.WeakKeyDictionary[Engine, DBOSClient] = weakref.WeakKeyDiction
 _lock = threading.Lock()
 
 
-def enqueue(session: Session, workflow: str, *args: str | int, key: str, queue: str = QUEUE) -> None:
+def enqueue(
+    session: Session, workflow: str, *args: str | int, key: str, queue: str = QUEUE, delay_s: float = 0
+) -> None:
     """Have a worker run `workflow(*args)` once this transaction has committed, at most once for each `key`."""
     client = _client(session.get_bind().engine)
-    client.enqueue_in_transaction(
-        session, {"workflow_name": workflow, "queue_name": queue, "workflow_id": f"{workflow}:{key}"}, *args
-    )
+    options: EnqueueOptions = {
+        "workflow_name": workflow, "queue_name": queue, "workflow_id": f"{workflow}:{key}"
+    }  # fmt: skip
+    if delay_s:
+        options["delay_seconds"] = delay_s
+    client.enqueue_in_transaction(session, options, *args)
 
 
 def runs(session: Session, workflow: str, *, keys: Sequence[str]) -> dict[str, bool]:

@@ -44,6 +44,7 @@ class Elements:
     inf_count: int
     zero_tensors: Sequence[str]
     nan_tensors: Sequence[str] = ()
+    tensor_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ unknown kind, missing evidence and a gate that breaks are failed gates.
 A new kind is one function with the decorator `gate`, which names its parameters and the evidence it looks at.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from registry.domain.evidence import Evidence, Measured, VersionFacts, advantage, comparable, measured
+from registry.domain.evidence import Evidence, File, Measured, VersionFacts, advantage, comparable, measured
 
 MAX_NAMED: Final = 20  # names that a reason or its evidence lists
 
@@ -156,7 +157,7 @@ def _beats_incumbent(evidence: Evidence, given: Mapping[str, Any]) -> Verdict:
         f"{'better' if delta > 0 else 'not better'} by {abs(delta):g}"
         + (f", {required:g} is required." if required else ".")
     )
-    return Verdict(passed, reason, {"candidate": _told(ours), "incumbent": _told(theirs), "delta": delta})
+    return Verdict(passed, reason, {"candidate": _told(ours), "incumbent": _told(theirs), "delta": _number(delta)})
 
 
 @gate("no_nan", Need.HEALTH, allow_zero_tensors=_optional(FLAG))
@@ -168,6 +169,8 @@ def _no_nan(evidence: Evidence, given: Mapping[str, Any]) -> Verdict:
     found = candidate.elements
     if candidate.health != "done" or found is None:
         return fails("The elements could not be looked at.")
+    if not found.tensor_count:
+        return fails("No tensor is known of the version, so none was looked at.")
     told = {"nan": found.nan_count, "inf": found.inf_count, "zero_tensors": list(found.zero_tensors[:MAX_NAMED])}
     if found.nan_count or found.inf_count:
         at = f", first in {found.nan_tensors[0]}" if found.nan_tensors else ""
@@ -191,7 +194,7 @@ def _verified(evidence: Evidence, given: Mapping[str, Any]) -> Verdict:
 def _safetensors_only(evidence: Evidence, given: Mapping[str, Any]) -> Verdict:
     """Weights are in safetensors files, and in no other."""
     del given
-    others = [each.path for each in evidence.candidate.files if each.format not in _SAFE_FORMATS]
+    others = [each.path for each in evidence.candidate.files if not _is_beside_safetensors(each)]
     if others:
         return fails(f"{others[0]} is not safetensors.", {"files": others[:MAX_NAMED]})
     found = any(each.format == "safetensors" for each in evidence.candidate.files)
@@ -255,9 +258,10 @@ def _fresh(evidence: Evidence, given: Mapping[str, Any]) -> Verdict:
         return fails(f"{_described(given)} was not recorded.")
     newest = max(found, key=lambda each: each.at)
     recent = evidence.now - newest.at <= timedelta(days=given["days"])
-    age = (evidence.now - newest.at) / timedelta(days=1)
-    reason = f"{newest.name} was recorded {age:.1f} days ago; at most {given['days']:g} are allowed."
-    return Verdict(recent, reason, {"measured": _told(newest)})
+    # When, not how long ago: evidence that time alone changes would make every approval lapse.
+    at = newest.at.isoformat(timespec="seconds")
+    reason = f"{newest.name} was recorded at {at}; it may be {given['days']:g} days old."
+    return Verdict(recent, reason, {"measured": _told(newest), "at": at})
 
 
 @gate("tag", Need.TAGS, key=TEXT, value=Parameter({"type": "string", "maxLength": 1000}))
@@ -268,7 +272,16 @@ def _tag(evidence: Evidence, given: Mapping[str, Any]) -> Verdict:
     return Verdict(held == given["value"], f"The tag {given['key']} {is_set}.", {"value": held})
 
 
-_SAFE_FORMATS: Final = frozenset({"safetensors", "safetensors-index", "opaque"})
+_SAFE_FORMATS: Final = frozenset({"safetensors", "safetensors-index"})
+_FOREIGN: Final = (
+    ".bin", ".caffemodel", ".ckpt", ".engine", ".gz", ".h5", ".hdf5", ".keras", ".mlmodel", ".msgpack", ".npy", ".npz",
+    ".ot", ".params", ".pb", ".pdparams", ".plan", ".tar", ".tflite", ".trt", ".weights", ".zip",
+)  # fmt: skip
+"""What holds weights, or may, and is not read by the registry: its name is all that is known of it."""
+
+
+def _is_beside_safetensors(file: File) -> bool:
+    return file.format in _SAFE_FORMATS or (file.format == "opaque" and not file.path.lower().endswith(_FOREIGN))
 
 
 def evaluate(rule: Mapping[str, Any], evidence: Evidence) -> Verdict:
@@ -277,9 +290,11 @@ def evaluate(rule: Mapping[str, Any], evidence: Evidence) -> Verdict:
     if kind is None:
         return fails("This kind of gate is not known.")
     try:
-        return kind.rule(evidence, rule)
+        verdict = kind.rule(evidence, rule)
+        json.dumps(verdict.evidence, allow_nan=False)  # what cannot be kept was not found out
     except Exception as error:  # noqa: BLE001 - whatever breaks, the promotion must not pass
         return fails(f"The gate could not be evaluated: {type(error).__name__}.")
+    return verdict
 
 
 def _described(given: Mapping[str, Any]) -> str:
@@ -309,9 +324,14 @@ def _where(each: Measured) -> str:
 def _told(each: Measured) -> dict[str, Any]:
     return {
         "metric": each.name,
-        "value": each.value if math.isfinite(each.value) else str(each.value),
+        "value": _number(each.value),
         "dataset": each.dataset,
         "dataset_digest": each.dataset_digest,
         "split": each.split,
         "slice": each.slice,
     }
+
+
+def _number(value: float) -> float | str:
+    """A number as JSON can say it."""
+    return value if math.isfinite(value) else str(value)

@@ -12,6 +12,7 @@ Everything may be left out; the empty document asks for nothing.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,7 @@ from registry.domain.access import Role
 from registry.domain.errors import InvalidError
 from registry.domain.evidence import Evidence
 from registry.domain.gates import DIRECTION, GATES, TEXT, Need, Parameter, evaluate
-from registry.domain.manifest import canonical_json
-from registry.domain.names import shown
+from registry.domain.names import fold, shown
 
 MAX_GATES: Final = 100
 MAX_APPROVALS: Final = 100
@@ -89,7 +89,7 @@ class Policy:
     @property
     def needs(self) -> frozenset[Need]:
         """The evidence that its gates look at."""
-        kinds = [GATES[str(rule["kind"])] for rule in self.gates]
+        kinds = [GATES[kind] for rule in self.gates if (kind := str(rule.get("kind"))) in GATES]
         return frozenset().union(*(kind.needs for kind in kinds))
 
 
@@ -109,7 +109,7 @@ class GateResult:
 
 def judge(policy: Policy, evidence: Evidence) -> list[GateResult]:
     """What every gate says, in the order of the policy."""
-    return [judge_one(str(rule["kind"]), rule, evidence) for rule in policy.gates]
+    return [judge_one(str(rule.get("kind")), rule, evidence) for rule in policy.gates]
 
 
 def judge_one(kind: str, rule: Mapping[str, Any], evidence: Evidence) -> GateResult:
@@ -120,8 +120,8 @@ def judge_one(kind: str, rule: Mapping[str, Any], evidence: Evidence) -> GateRes
 
 def evidence_digest(version_digest: str, results: Sequence[GateResult]) -> str:
     """What an approval is bound to: the content of the version and what its gates said, as sha256 in hex."""
-    told = [[each.kind, each.passed, each.reason] for each in results]
-    return hashlib.sha256(canonical_json([version_digest, told])).hexdigest()
+    told = [[each.kind, each.passed, each.reason, each.evidence] for each in results]
+    return hashlib.sha256(json.dumps([version_digest, told], sort_keys=True).encode()).hexdigest()
 
 
 def read_policy(document: Any, /, *, stages: Sequence[str], stage: str) -> Policy:
@@ -143,15 +143,27 @@ def read_policy(document: Any, /, *, stages: Sequence[str], stage: str) -> Polic
         _check_object("auto", auto, _AUTO)
         if ("metric" in auto) != ("direction" in auto):
             raise InvalidPolicyError("auto names a metric and its direction, or neither.", at="auto")
+    _check_gates(document.get("gates", []))
+    _check_approvals(document.get("approvals"))
+    _check_require_stage(document.get("require_stage"), stages, stage)
+    return stored_policy(document)
+
+
+def stored_policy(document: Mapping[str, Any], /) -> Policy:
+    """What a document says that was checked when it was stored.
+
+    What it names may be gone since: a kind of gate that is not known any more, or a stage, fails what is judged by it.
+    """
+    approvals, required = document.get("approvals"), document.get("require_stage")
     return Policy(
         document,
-        gates=_gates(document.get("gates", [])),
-        approvals=_approvals(document.get("approvals")),
-        auto=auto,
-        freeze=freeze,
-        require_stage=_require_stage(document.get("require_stage"), stages, stage),
-        rollback_skips_approvals=skips,
-        expires_s=expires,
+        gates=document.get("gates", []),
+        approvals=None if approvals is None else _approvals(approvals),
+        auto=document.get("auto"),
+        freeze=document.get("freeze"),
+        require_stage=None if required is None else RequireStage(required["stage"], required.get("soak_s", 0)),
+        rollback_skips_approvals=document.get("rollback_skips_approvals", False),
+        expires_s=document.get("expires_s", DEFAULT_EXPIRY_S),
     )
 
 
@@ -176,38 +188,39 @@ def schema() -> dict[str, Any]:
     }
 
 
-def _gates(given: Any) -> list[Mapping[str, Any]]:
+def _approvals(given: Mapping[str, Any]) -> Approvals:
+    return Approvals(given["required"], Role(given.get("role", Role.PROMOTER.value)), tuple(given.get("users", ())))
+
+
+def _check_gates(given: Any) -> None:
     if not isinstance(given, list) or len(given) > MAX_GATES:
         raise InvalidPolicyError(f"gates is a list of at most {MAX_GATES}.", at="gates")
     for index, rule in enumerate(given):
         at = f"gates[{index}]"
         kind = rule.get("kind") if isinstance(rule, dict) else None
-        if kind not in GATES:
+        if not isinstance(kind, str) or kind not in GATES:
             named = f"{shown(str(kind))} is no kind of gate" if kind is not None else "A gate has a kind"
             raise InvalidPolicyError(f"{at}: {named}; there are {', '.join(GATES)}.", at=at)
         _check_object(at, {key: value for key, value in rule.items() if key != "kind"}, GATES[kind].parameters)
-    return given
 
 
-def _approvals(given: Any) -> Approvals | None:
+def _check_approvals(given: Any) -> None:
     if given is None:
-        return None
+        return
     _check_object("approvals", given, _APPROVALS)
-    users = tuple(given.get("users", ()))
+    users = {fold(name) for name in given.get("users", ())}
     if users and "role" in given:
         raise InvalidPolicyError("approvals names a role or users, not both.", at="approvals")
-    if users and given["required"] > len(set(users)):
+    if users and given["required"] > len(users):
         raise InvalidPolicyError("approvals requires more people than it names.", at="approvals")
-    return Approvals(given["required"], Role(given.get("role", Role.PROMOTER.value)), users)
 
 
-def _require_stage(given: Any, stages: Sequence[str], stage: str) -> RequireStage | None:
+def _check_require_stage(given: Any, stages: Sequence[str], stage: str) -> None:
     if given is None:
-        return None
+        return
     _check_object("require_stage", given, _REQUIRE)
     if given["stage"] not in stages or given["stage"] == stage:
         raise InvalidPolicyError(f"require_stage.stage is not another of {', '.join(stages)}.", at="require_stage")
-    return RequireStage(given["stage"], given.get("soak_s", 0))
 
 
 def _check_object(at: str, given: Any, parameters: Mapping[str, Parameter]) -> None:

@@ -5,17 +5,22 @@ failed, the request is on record. So of two that qualify at the same moment the 
 both decisions show. What has held the stage does not ask again: someone has rolled it back, and people decide.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any, Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, contains_eager
 
 from registry.db.tables import Model, Policy, Promotion, Version
-from registry.domain.references import parse_reference
-from registry.services import deciding, judging, models, pointers, policies, promotions, proposing, versions
+from registry.domain.evidence import ANY_DATASET, measured
+from registry.domain.gates import Need
+from registry.services import deciding, evidence, judging, models, pointers, policies, promotions, proposing, versions
 from registry.services.actors import SYSTEM
-from registry.services.versions import NoObjectiveError, VersionNotFoundError
+from registry.services.models import Objective
+
+_TRIED: Final = 20
+"""Of the best versions so many ask when a policy changes, until one meets it."""
 
 
 def consider(session: Session, version_id: int, *, stages: Sequence[str], now: datetime) -> None:
@@ -39,34 +44,45 @@ def concerned(session: Session, policy_id: int) -> list[int]:
 
 
 def consider_stage(session: Session, model_id: int, stage: str, *, stages: Sequence[str], now: datetime) -> None:
-    """Judge anew what is pending on a stage, then let the best version ask for it."""
+    """Judge anew what is pending on a stage, then let the best version ask for it, and the next if that one fails."""
     query = select(Model).join(Model.namespace).options(contains_eager(Model.namespace)).where(Model.id == model_id)
     found = session.scalar(query)
     if found is None or found.deleted_at is not None or stage not in models.stages_of(found, stages):
         return
     model = models.lock(session, found)
     deciding.reconsider_stage(session, model, stage, stages=stages, now=now)
-    try:
-        best = versions.resolve(session, SYSTEM, parse_reference(f"{models.full_name(model)}@best"))
-    except (NoObjectiveError, VersionNotFoundError):
+    rule = judging.automatic_rule(model, policies.read(policies.in_force(session, model, stage)))
+    if rule is None:
         return
-    _ask(session, model, stage, best, stages=stages, now=now)
+    dataset = rule.get("dataset", ANY_DATASET).partition("=")[0]
+    by = Objective(rule["metric"], rule["direction"], dataset if dataset != ANY_DATASET else None, rule.get("split"))
+    for version in versions.ranked(session, model, by, limit=_TRIED):
+        asked = _ask(session, model, stage, version, stages=stages, now=now)
+        if asked is None or asked.state != "failed":
+            return
+
+
+def objective_changed(session: Session, model: Model) -> None:
+    """Another version may be the best: have a worker look at it."""
+    objective = models.objective_of(model)
+    for best in versions.ranked(session, model, objective, limit=1) if objective is not None else ():
+        policies.evidence_changed(session, best)
 
 
 def _ask(
     session: Session, model: Model, stage: str, version: Version, *, stages: Sequence[str], now: datetime
 ) -> Promotion | None:
     """Request the stage for the version if its policy promotes by itself and this was not asked before."""
-    policy = policies.read(policies.in_force(session, model, stage), stages=models.stages_of(model, stages))
+    policy = policies.read(policies.in_force(session, model, stage))
     rule = judging.automatic_rule(model, policy)
-    if rule is None or policy.freeze is not None or not _is_candidate(session, version, str(rule["metric"])):
+    if rule is None or policy.freeze is not None or not _is_candidate(session, version, rule):
         return None
     pointer = pointers.find_stage(session, model, stage) or promotions.empty(model, stage)
     if promotions.has_held(session, model, stage, version.number):
         return None
     last = promotions.last_of(session, model, stage, version.number, kind="auto")
     if last is not None:
-        judged = judging.judge(session, model, pointer, version, kind="auto", stages=stages, now=now)
+        judged = judging.judge(session, model, pointer, version, kind="auto", now=now)
         known = (last.evidence_sha256, last.base_seq) == (judged.evidence_sha256, pointer.seq)
         if last.state == "pending" or known:
             return None
@@ -76,11 +92,13 @@ def _ask(
     )
 
 
-def _is_candidate(session: Session, version: Version, metric: str) -> bool:
-    """A sound original release that was measured: what has no such metric does not ask."""
+def _is_candidate(session: Session, version: Version, rule: Mapping[str, Any]) -> bool:
+    """A sound original release that was measured on the data that count: what was not does not ask."""
     if version.state != "ready" or version.kind != "release" or version.variant is not None:
         return False
-    return version.integrity != "damaged" and versions.is_measured(session, version, metric)
+    if version.integrity == "damaged":
+        return False
+    return bool(measured(evidence.collect(session, version, [Need.METRICS]), rule))
 
 
 def _of(session: Session, version_id: int) -> Version | None:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, contains_eager
 
 from registry.db.tables import Approval, Model, Pointer, Promotion, Version
+from registry.db.tables import Policy as PolicyRow
 from registry.domain.access import Permission, Role
 from registry.domain.audit import Action
 from registry.domain.errors import ConflictError, ForbiddenError
@@ -52,7 +53,6 @@ def conclude(
     promotion: Promotion,
     *,
     judged: Judgement,
-    stages: Sequence[str],
     now: datetime,
     is_new: bool = False,
 ) -> None:
@@ -68,18 +68,14 @@ def conclude(
                 promotions.record(session, actor, model, Action.PROMOTION_REQUEST, promotion, now=now)
             return
     promotions.move(session, actor, model, pointer, promotion, now=now)
-    _judge_others(session, model, pointer, promotion, stages=stages, now=now)
+    _judge_others(session, model, pointer, promotion, now=now)
 
 
-def missing(
-    session: Session, model: Model, promotions_: Sequence[Promotion], *, stages: Sequence[str]
-) -> dict[str, int]:
+def missing(session: Session, model: Model, promotions_: Sequence[Promotion]) -> dict[str, int]:
     """How many approvals those of some promotions still need that are pending, by id and the policies in force."""
     pending = [each for each in promotions_ if each.state == "pending"]
-    known = models.stages_of(model, stages)
     in_force = {
-        stage: policies.read(policies.in_force(session, model, stage), stages=known)
-        for stage in {each.stage for each in pending}
+        stage: policies.read(policies.in_force(session, model, stage)) for stage in {each.stage for each in pending}
     }
     made = approvals_of(session, [each.id for each in pending])
     return {
@@ -142,20 +138,20 @@ def approve(
     """Agree to a pending promotion; the last approval that it needs applies it. Repeating it changes nothing.
 
     `seen` is the digest of the evidence the approver has looked at, if they say so. The gates are evaluated anew.
-    Raises PromotionNotFoundError, PromotionClosedError, NotAnApproverError, EvidenceChangedError or
-    PermissionDeniedError.
+    While the stage is frozen an approval is taken, and nothing moves. Raises PromotionNotFoundError,
+    PromotionClosedError, StageNotFoundError, NotAnApproverError, EvidenceChangedError or PermissionDeniedError.
     """
     model, pointer, promotion = _pending(session, actor, promotion_id, Permission.PROMOTION_DECIDE, now=now)
-    judged = _judged_anew(session, model, pointer, promotion, stages=stages, now=now)
+    pointers.check_stage(model, promotion.stage, stages)
+    judged = _judged_anew(session, model, pointer, promotion, now=now)
     if seen is not None and seen != judged.evidence_sha256:
         raise EvidenceChangedError("The evidence has changed since you saw it.", evidence=judged.evidence_sha256)
     _check_approver(session, actor, model, promotion, judged)
-    if any(each.user_id == actor.user_id for each in counting(session, promotion)):
-        return promotion, model
-    session.add(_decision(actor, promotion, "approve", comment, now=now))
-    session.flush()  # the conclusion counts it
-    promotions.record(session, actor, model, Action.PROMOTION_APPROVE, promotion, now=now, comment=comment)
-    conclude(session, actor, model, pointer, promotion, judged=judged, stages=stages, now=now)
+    if all(each.user_id != actor.user_id for each in counting(session, promotion)):
+        session.add(_decision(actor, promotion, "approve", comment, now=now))
+        session.flush()  # the conclusion counts it
+        promotions.record(session, actor, model, Action.PROMOTION_APPROVE, promotion, now=now, comment=comment)
+    conclude(session, actor, model, pointer, promotion, judged=judged, now=now)
     return promotion, model
 
 
@@ -194,18 +190,30 @@ def cancel(
 
 def expire(session: Session, *, limit: int, now: datetime) -> int:
     """Close up to `limit` pending promotions whose time is over, and say how many that were."""
-    due = session.scalars(
-        select(Promotion.id)
-        .where(Promotion.state == "pending", Promotion.expires_at <= now)
-        .order_by(Promotion.expires_at)
-        .limit(limit)
-    ).all()
-    for promotion_id in due:
-        model, _, promotion = _locked(session, SYSTEM, promotion_id)
-        if promotion.state == "pending":
-            promotion.state, promotion.decided_at = "expired", now
-            promotions.record(session, SYSTEM, model, Action.PROMOTION_EXPIRE, promotion, now=now)
+    query = select(Promotion).where(Promotion.state == "pending", Promotion.expires_at <= now)
+    due = session.scalars(query.order_by(Promotion.expires_at).limit(limit)).all()
+    # Every model before the first event, whose chain another may hold who waits for one of them; and all in one order.
+    owners = (
+        select(Model)
+        .join(Model.namespace)
+        .options(contains_eager(Model.namespace))
+        .where(Model.id.in_({each.model_id for each in due}))
+        .order_by(Model.namespace_id, Model.id)
+        .with_for_update(of=Model)
+    )
+    for model in session.scalars(owners).all():
+        for promotion in due:
+            if promotion.model_id == model.id:
+                session.refresh(promotion)
+                _close_if_over(session, model, promotion, now=now)
     return len(due)
+
+
+def _close_if_over(session: Session, model: Model, promotion: Promotion, *, now: datetime) -> bool:
+    if promotion.state == "pending" and promotion.expires_at is not None and promotion.expires_at <= now:
+        promotion.state, promotion.decided_at = "expired", now
+        promotions.record(session, SYSTEM, model, Action.PROMOTION_EXPIRE, promotion, now=now)
+    return promotion.state != "pending"
 
 
 def reconsider(session: Session, version_id: int, *, stages: Sequence[str], now: datetime) -> int:
@@ -218,8 +226,7 @@ def reconsider(session: Session, version_id: int, *, stages: Sequence[str], now:
     ).all()
     for promotion_id in waiting:
         model, pointer, promotion = _locked(session, SYSTEM, promotion_id)
-        if promotion.state == "pending":
-            _settle(session, model, pointer, promotion, stages=stages, now=now)
+        _settle(session, model, pointer, promotion, stages=stages, now=now)
     return len(waiting)
 
 
@@ -232,13 +239,10 @@ def reconsider_stage(session: Session, model: Model, stage: str, *, stages: Sequ
     )
     for promotion_id in session.scalars(query).all():
         _, pointer, promotion = _locked(session, SYSTEM, promotion_id)
-        if promotion.state == "pending":
-            _settle(session, model, pointer, promotion, stages=stages, now=now)
+        _settle(session, model, pointer, promotion, stages=stages, now=now)
 
 
-def _judge_others(
-    session: Session, model: Model, pointer: Pointer, applied: Promotion, *, stages: Sequence[str], now: datetime
-) -> None:
+def _judge_others(session: Session, model: Model, pointer: Pointer, applied: Promotion, *, now: datetime) -> None:
     """The stage has moved: what was pending on it is judged against the new holder, and has to be approved anew."""
     query = (
         select(Promotion)
@@ -248,7 +252,9 @@ def _judge_others(
         .limit(_OTHERS_AT_ONCE)
     )
     for promotion in session.scalars(query).all():
-        judged = _judged_anew(session, model, pointer, promotion, stages=stages, now=now)
+        if _close_if_over(session, model, promotion, now=now):
+            continue
+        judged = _judged_anew(session, model, pointer, promotion, now=now)
         if judged.failed:
             promotion.state, promotion.decided_at = "failed", now
             promotions.record(session, SYSTEM, model, Action.PROMOTION_FAIL, promotion, now=now, gates=judged.rows())
@@ -257,32 +263,40 @@ def _judge_others(
 def _settle(
     session: Session, model: Model, pointer: Pointer, promotion: Promotion, *, stages: Sequence[str], now: datetime
 ) -> None:
-    judged = _judged_anew(session, model, pointer, promotion, stages=stages, now=now)
-    conclude(session, SYSTEM, model, pointer, promotion, judged=judged, stages=stages, now=now)
+    if _close_if_over(session, model, promotion, now=now) or promotion.stage not in models.stages_of(model, stages):
+        return
+    judged = _judged_anew(session, model, pointer, promotion, now=now)
+    conclude(session, SYSTEM, model, pointer, promotion, judged=judged, now=now)
 
 
-def _judged_anew(
-    session: Session, model: Model, pointer: Pointer, promotion: Promotion, *, stages: Sequence[str], now: datetime
-) -> Judgement:
-    """Evaluate the gates again; approvals that were given on other evidence, or before the stage moved, lapse."""
+def _judged_anew(session: Session, model: Model, pointer: Pointer, promotion: Promotion, *, now: datetime) -> Judgement:
+    """Evaluate the gates again. Approvals lapse that were given on other evidence, before the stage moved, or while
+    the policy asked other people.
+    """
     version = None
     if promotion.number is not None:
         version = session.scalars(
             select(Version).where(Version.model_id == model.id, Version.number == promotion.number)
         ).one()
-    judged = judging.judge(session, model, pointer, version, kind=promotion.kind, stages=stages, now=now)
-    has_moved = promotion.base_seq != pointer.seq
-    if has_moved or promotion.evidence_sha256 != judged.evidence_sha256:
-        lapsing = counting(session, promotion)
-        for approval in lapsing:
-            approval.lapsed_at = now
-        if lapsing:
-            promotions.record(session, SYSTEM, model, Action.PROMOTION_LAPSE, promotion, now=now, count=len(lapsing))
+    judged = judging.judge(session, model, pointer, version, kind=promotion.kind, now=now)
+    before = policies.read(session.get(PolicyRow, promotion.policy_id) if promotion.policy_id is not None else None)
+    seen = (promotion.base_seq, promotion.evidence_sha256, _asked(before))
+    is_another = seen != (pointer.seq, judged.evidence_sha256, _asked(judged.policy))
+    lapsing = counting(session, promotion) if is_another else []
+    for approval in lapsing:
+        approval.lapsed_at = now
     promotion.base_seq, promotion.previous = pointer.seq, pointer.number
     promotion.policy_id, promotion.gates = judged.policy_id, judged.rows()
     promotion.evidence_sha256 = judged.evidence_sha256
     session.flush()
+    if lapsing:
+        promotions.record(session, SYSTEM, model, Action.PROMOTION_LAPSE, promotion, now=now, count=len(lapsing))
     return judged
+
+
+def _asked(policy: Policy) -> tuple[Role, tuple[str, ...]] | None:
+    """Whose approvals count."""
+    return None if policy.approvals is None else (policy.approvals.role, policy.approvals.users)
 
 
 def _check_approver(session: Session, actor: Actor, model: Model, promotion: Promotion, judged: Judgement) -> None:

@@ -69,6 +69,7 @@ def _health(session: Session, version: Version, facts: VersionFacts) -> VersionF
             inf_count=row.inf_count,
             zero_tensors=tuple(named.get("zero", ())),
             nan_tensors=(*named.get("nan", ()), *named.get("inf", ())),
+            tensor_count=row.tensor_count,
         ),
     )
 

@@ -17,7 +17,8 @@ from registry.services import evidence, models, policies
 
 REQUIRE_STAGE = "require_stage"
 AUTO = "auto"
-"""Kinds of results that a policy's `require_stage` and `auto` give beside its gates."""
+VERSION = "version"
+"""Kinds of results beside a policy's gates: its `require_stage`, its `auto`, and a version that cannot be there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +56,22 @@ def judge(
     version: Version | None,
     *,
     kind: str,
-    stages: Sequence[str],
     now: datetime,
 ) -> Judgement:
-    """Evaluate every gate of the stage for a version. `stages` are those of the server.
+    """Evaluate every gate of the stage for a version; None empties it.
 
     A rollback passes no gates again: the version met them when it was promoted, and to beat the holder that is being
     undone means nothing. Neither does emptying the stage.
+    What was asked for a while ago may have become impossible since, whatever the kind: then it fails by VERSION.
     """
     row = policies.in_force(session, model, pointer.name)
-    policy = policies.read(row, stages=models.stages_of(model, stages))
-    results: list[GateResult] = []
+    policy = policies.read(row)
+    results = [] if (unfit := _unfit(pointer, version)) is None else [unfit]
     if version is not None and kind != "rollback":
         auto = automatic_rule(model, policy) if kind == "auto" else None
         needs = policy.needs | {Need.METRICS} if auto is not None else policy.needs
         known = _evidence(session, model, pointer, version, needs, now=now)
-        results = rules.judge(policy, known)
+        results += rules.judge(policy, known)
         if auto is not None:
             results.append(rules.judge_one(AUTO, auto, known))
         if policy.require_stage is not None:
@@ -108,6 +109,16 @@ def _evidence(
         select(Version).where(Version.model_id == model.id, Version.number == pointer.number)
     ).one()  # fmt: skip
     return Evidence(candidate, evidence.collect(session, holder, needs), now)
+
+
+def _unfit(pointer: Pointer, version: Version | None) -> GateResult | None:
+    if version is None:
+        emptied = pointer.number is None
+        return GateResult(VERSION, passed=False, reason="Nothing holds the stage.", evidence={}) if emptied else None
+    state = version.state if version.state != "ready" else version.integrity
+    if state not in ("trashed", "purged", "damaged"):
+        return None
+    return GateResult(VERSION, passed=False, reason=f"The version is {state}.", evidence={"state": state})
 
 
 def _has_held(session: Session, model: Model, version: Version, asked: RequireStage, *, now: datetime) -> GateResult:

@@ -141,6 +141,14 @@ def update(
     return model
 
 
+def objective_of(model: Model) -> Objective | None:
+    """By what its versions are compared, if that was said."""
+    if model.objective_metric is None or model.objective_direction is None:
+        return None
+    data = model.objective_dataset, model.objective_split
+    return Objective(model.objective_metric, model.objective_direction, *data)
+
+
 def set_objective(model: Model, objective: Objective | None) -> None:
     """Say which metric makes a version the best. Raises InvalidLabelError."""
     if objective is None:

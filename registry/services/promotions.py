@@ -21,7 +21,7 @@ from registry.domain.access import Permission
 from registry.domain.audit import Action, event_time
 from registry.domain.errors import ConflictError, NotFoundError
 from registry.domain.names import shown
-from registry.services import audit, models, pointers
+from registry.services import audit, models, pointers, policies
 from registry.services.actors import Actor
 from registry.services.whole_objects import RECONCILE
 
@@ -40,13 +40,6 @@ class StageMovedError(ConflictError):
 
     code = "STAGE_MOVED"
     remedy = "Look at who holds the stage now, and repeat the request expecting that."
-
-
-class StageEmptyError(ConflictError):
-    """Nothing holds the stage, so nothing can be taken off it."""
-
-    code = "STAGE_EMPTY"
-    remedy = "Nothing needs to be done."
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +169,8 @@ def move(
     pointer.moved_by, pointer.moved_at = promotion.requested_by, decided
     session.add_all((promotion, pointer))
     enqueue(session, RECONCILE, model.namespace_id, key=promotion.id)
+    if promotion.number is not None:
+        policies.stage_reached(session, model, promotion)
     record(session, actor, model, Action.PROMOTION_APPLY, promotion, now=now, previous=promotion.previous)
 
 

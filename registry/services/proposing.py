@@ -82,7 +82,7 @@ def promote(
         raise ReasonRequiredError("A forced promotion needs a reason.")
     before = promotions.held(session, model, pointers.check_stage(model, stage, stages), expected)
     version = _intact(pointers.ready_version(session, model, number))
-    return _propose(session, actor, model, before, version, kind=kind, message=message, stages=stages, now=now)
+    return _propose(session, actor, model, before, version, kind=kind, message=message, now=now)
 
 
 def demote(
@@ -101,7 +101,7 @@ def demote(
     before = promotions.held(session, model, pointers.check_stage(model, stage, stages), expected)
     if before.number is None:
         raise StageEmptyError(f"Nothing holds {models.full_name(model)}@{stage}.", stage=stage, seq=before.seq)
-    return _propose(session, actor, model, before, None, kind="demote", message=message, stages=stages, now=now)
+    return _propose(session, actor, model, before, None, kind="demote", message=message, now=now)
 
 
 def rollback(
@@ -123,7 +123,7 @@ def rollback(
     actor.check(Permission.PROMOTION_ROLLBACK, models.full_name(model))
     before = promotions.held(session, model, pointers.check_stage(model, stage, stages), expected)
     version = _last_other(session, model, before) if to is None else _former(session, model, before, to)
-    return _propose(session, actor, model, before, version, kind="rollback", message=message, stages=stages, now=now)
+    return _propose(session, actor, model, before, version, kind="rollback", message=message, now=now)
 
 
 def preview(
@@ -134,7 +134,7 @@ def preview(
     pointers.check_stage(model, stage, stages)
     pointer = pointers.find_stage(session, model, stage) or promotions.empty(model, stage)
     version = _intact(pointers.ready_version(session, model, number))
-    return judging.judge(session, model, pointer, version, kind="promote", stages=stages, now=now)
+    return judging.judge(session, model, pointer, version, kind="promote", now=now)
 
 
 def _propose(
@@ -146,10 +146,9 @@ def _propose(
     *,
     kind: str,
     message: str,
-    stages: Sequence[str],
     now: datetime,
 ) -> Promotion:
-    judged = judging.judge(session, model, before, version, kind=kind, stages=stages, now=now)
+    judged = judging.judge(session, model, before, version, kind=kind, now=now)
     if judged.policy.freeze is not None and kind != "force":
         name = f"{models.full_name(model)}@{before.name}"
         raise StageFrozenError(f"{name} is frozen: {judged.policy.freeze}", stage=before.name)
@@ -172,7 +171,7 @@ def _propose(
     )
     session.add(promotion)
     session.flush()
-    deciding.conclude(session, actor, model, before, promotion, judged=judged, stages=stages, now=now, is_new=True)
+    deciding.conclude(session, actor, model, before, promotion, judged=judged, now=now, is_new=True)
     return promotion
 
 

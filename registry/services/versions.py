@@ -223,12 +223,6 @@ def parents_of(session: Session, ids: Sequence[int]) -> list[tuple[LineageEdge, 
     return [(edge, version) for edge, version in session.execute(query)]
 
 
-def is_measured(session: Session, version: Version, metric: str) -> bool:
-    """Whether a metric of that name was recorded for the version."""
-    query = select(Metric.id).where(Metric.version_id == version.id, Metric.name == metric)
-    return session.scalar(query.limit(1)) is not None
-
-
 def artifacts_of(session: Session, version: Version) -> list[Artifact]:
     """The files of a version by path."""
     return list(session.scalars(select(Artifact).where(Artifact.version_id == version.id).order_by(Artifact.path)))
@@ -325,14 +319,23 @@ def _query(session: Session, reference: Reference) -> Select[Version]:
     return base.where(*_original_release()).order_by(Version.number.desc()).limit(1)
 
 
+def ranked(session: Session, model: Model, objective: models.Objective, *, limit: int) -> list[Version]:
+    """The ready original releases that were measured by an objective, the best one first."""
+    query = _ranking(_whole().where(Version.model_id == model.id), objective)
+    return list(session.scalars(query.limit(limit)))
+
+
 def _best(session: Session, base: Select[Version], name: ModelName) -> Select[Version]:
-    objective = session.scalar(
+    model = session.scalar(
         select(Model)
         .join(Model.namespace)
         .where(Namespace.folded == fold(name.namespace), Model.folded == fold(name.name))
     )
-    if objective is None or objective.objective_metric is None:
-        return base.where(Version.number == 0)
+    objective = models.objective_of(model) if model is not None else None
+    return base.where(Version.number == 0) if objective is None else _ranking(base, objective).limit(1)
+
+
+def _ranking(base: Select[Version], objective: models.Objective) -> Select[Version]:
     later = aliased(Metric)
     alike = [
         later.name == Metric.name,
@@ -340,17 +343,16 @@ def _best(session: Session, base: Select[Version], name: ModelName) -> Select[Ve
         later.slice.is_(None),
         later.id > Metric.id,
     ]
-    mine = [Metric.name == objective.objective_metric, Metric.slice.is_(None)]
-    for column, wanted in (("dataset", objective.objective_dataset), ("split", objective.objective_split)):
+    mine = [Metric.name == objective.metric, Metric.slice.is_(None)]
+    for column, wanted in (("dataset", objective.dataset), ("split", objective.split)):
         if wanted is not None:
             mine.append(getattr(Metric, column) == wanted)
             alike.append(getattr(later, column) == wanted)
-    order = Metric.value.desc() if objective.objective_direction == "max" else Metric.value.asc()
+    order = Metric.value.desc() if objective.direction == "max" else Metric.value.asc()
     return (
         base.join(Metric, Metric.version_id == Version.id)
         .where(*mine, *_original_release(), ~select(later.id).where(*alike).exists())
         .order_by(order, Version.number.desc())
-        .limit(1)
     )
 
 

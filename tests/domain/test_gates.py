@@ -124,10 +124,11 @@ def test_the_holder_itself_has_nothing_to_beat():
 @pytest.mark.parametrize(
     ("elements", "passed"),
     [
-        (Elements(0, 0, ()), True),
-        (Elements(1, 0, (), ("head.weight",)), False),
-        (Elements(0, 1, ()), False),
-        (Elements(0, 0, ("head.bias",)), False),
+        (Elements(0, 0, (), tensor_count=3), True),
+        (Elements(1, 0, (), ("head.weight",), tensor_count=3), False),
+        (Elements(0, 1, (), tensor_count=3), False),
+        (Elements(0, 0, ("head.bias",), tensor_count=3), False),
+        (Elements(0, 0, ()), False),
     ],
 )
 def test_nan_inf_and_tensors_of_zeros_fail(elements, passed):
@@ -135,7 +136,7 @@ def test_nan_inf_and_tensors_of_zeros_fail(elements, passed):
 
 
 def test_tensors_of_zeros_may_be_allowed():
-    held = facts(2, elements=Elements(0, 0, ("head.bias",)))
+    held = facts(2, elements=Elements(0, 0, ("head.bias",), tensor_count=3))
     assert says({"kind": "no_nan", "allow_zero_tensors": True}, held).passed is True
 
 
@@ -150,16 +151,23 @@ def test_bytes_are_verified(integrity, passed):
     assert says({"kind": "verified"}, replace(facts(2), integrity=integrity)).passed is passed
 
 
-SAFE, PICKLE, README = (
+SAFE, PICKLE, KERAS, README = (
     File("m.safetensors", "safetensors", pickle=False),
     File("m.pt", "pytorch", pickle=True),
+    File("m.H5", "opaque", pickle=False),
     File("README.md", "opaque", pickle=False),
 )
 
 
 @pytest.mark.parametrize(
     ("files", "safe", "no_pickle"),
-    [((SAFE, README), True, True), ((SAFE, PICKLE), False, False), ((README,), False, True), ((), False, True)],
+    [
+        ((SAFE, README), True, True),
+        ((SAFE, PICKLE), False, False),
+        ((SAFE, KERAS), False, True),
+        ((README,), False, True),
+        ((), False, True),
+    ],
 )
 def test_files_are_of_the_allowed_formats(files, safe, no_pickle):
     held = facts(2, files=files)
@@ -217,6 +225,14 @@ def test_a_tag_has_a_value(value, passed):
     assert says({"kind": "tag", "key": "approved", "value": "yes"}, facts(2, tags=tags)).passed is passed
 
 
+def test_when_a_metric_was_recorded_is_evidence_and_how_long_ago_is_not():
+    held = facts(2, measured(0.5, age=1))
+    said = [
+        evaluate({"kind": "fresh", "days": 7}, Evidence(held, None, NOW + timedelta(hours=hours))) for hours in (0, 9)
+    ]
+    assert said[0] == said[1]
+
+
 def test_an_unknown_gate_fails():
     assert says({"kind": "signed_by_the_moon"}, facts(2)).passed is False
 
@@ -247,3 +263,17 @@ def test_a_new_kind_is_one_function_and_one_registration(monkeypatch):
 def test_an_advantage_is_signed():
     assert advantage(2, 1, "max") == 1
     assert advantage(2, 1, "min") == -1
+
+
+@pytest.mark.parametrize("evidence", [{"x": float("nan")}, {"x": float("inf")}, {"x": object()}])
+def test_a_gate_whose_evidence_cannot_be_kept_fails(monkeypatch, evidence):
+    def odd(_evidence, _given):
+        return gates.Verdict(passed=True, reason="Fine.", evidence=evidence)
+
+    monkeypatch.setitem(GATES, "odd", replace(GATES["verified"], rule=odd))
+    assert says({"kind": "odd"}, facts(2)).passed is False
+
+
+def test_a_difference_that_is_not_finite_is_told_as_text():
+    worse = says(BEATS, facts(2, measured(float("nan"))), facts(1, measured(0.5)))
+    assert (worse.passed, worse.evidence["delta"]) == (False, "-inf")

@@ -1,4 +1,5 @@
 from contextlib import suppress
+from datetime import UTC, datetime
 
 import jsonschema_rs
 import pytest
@@ -6,8 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.domain.access import Role
+from registry.domain.evidence import Evidence, VersionFacts
 from registry.domain.gates import GATES, Need
-from registry.domain.policy import GateResult, InvalidPolicyError, evidence_digest, read_policy, schema
+from registry.domain.policy import (
+    GateResult,
+    InvalidPolicyError,
+    evidence_digest,
+    judge,
+    read_policy,
+    schema,
+    stored_policy,
+)
 
 STAGES = ("staging", "production")
 WHOLE = {
@@ -56,6 +66,7 @@ def test_the_empty_policy_asks_for_nothing():
         ({"gates": [{"kind": "moon"}]}, "gates[0]"),
         ({"gates": [{}]}, "gates[0]"),
         ({"gates": [7]}, "gates[0]"),
+        ({"gates": [{"kind": []}]}, "gates[0]"),
         ({"gates": [{"kind": "metric", "metric": "m", "op": "==", "value": 1}]}, "gates[0].op"),
         ({"gates": [{"kind": "metric", "metric": "m", "op": ">="}]}, "gates[0]"),
         ({"gates": [{"kind": "metric", "metric": "m", "op": ">=", "value": True}]}, "gates[0].value"),
@@ -69,6 +80,7 @@ def test_the_empty_policy_asks_for_nothing():
         ({"approvals": {"required": 0}}, "approvals.required"),
         ({"approvals": {"required": 1, "role": "reader"}}, "approvals.role"),
         ({"approvals": {"required": 2, "users": ["ada"]}}, "approvals"),
+        ({"approvals": {"required": 2, "users": ["ada", "Ada"]}}, "approvals"),
         ({"approvals": {"required": 1, "users": ["ada"], "role": "admin"}}, "approvals"),
         ({"auto": {"metric": "m"}}, "auto"),
         ({"freeze": ""}, "freeze"),
@@ -116,5 +128,14 @@ def test_evidence_is_another_when_a_gate_or_the_content_is():
         evidence_digest("b" * 64, [result]),
         evidence_digest("a" * 64, []),
         evidence_digest("a" * 64, [GateResult("tag", passed=False, reason="The tag a is 'b'.", evidence={})]),
+        evidence_digest("a" * 64, [GateResult("tag", passed=True, reason="The tag a is 'b'.", evidence={"n": 1})]),
     }
-    assert len(digests) == 4
+    assert len(digests) == 5
+
+
+def test_a_stored_policy_with_a_gate_that_is_not_known_any_more_is_read_and_fails():
+    policy = stored_policy({"gates": [{"kind": "gone"}, {"kind": "verified"}], "require_stage": {"stage": "gone"}})
+    facts = VersionFacts(1, "verified", "done")
+    results = judge(policy, Evidence(facts, None, datetime(2026, 1, 1, tzinfo=UTC)))
+    assert [(each.kind, each.passed) for each in results] == [("gone", False), ("verified", True)]
+    assert policy.needs == frozenset()

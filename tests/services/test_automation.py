@@ -1,7 +1,10 @@
-import pytest
-from sqlalchemy import insert
+from datetime import timedelta
 
-from registry.db.tables import Metric
+import pytest
+from sqlalchemy import column, func, insert, select, table
+
+from registry.db import queue
+from registry.db.tables import Metric, VersionTag
 from registry.services import automation, models, pointers, policies, promotions, proposing
 from registry.services.models import Objective
 from registry.services.policies import Change
@@ -9,6 +12,7 @@ from tests.support.factories import make_model, make_version
 from tests.support.world import T0
 
 STAGES = ("staging", "production")
+CHECKED = {"kind": "tag", "key": "checked", "value": "yes"}
 
 
 @pytest.fixture
@@ -127,3 +131,58 @@ def test_every_gate_of_the_stage_counts_too(session, model, automatic, arrive):
     automatic({"auto": {}, "gates": [{"kind": "tag", "key": "checked", "value": "yes"}]})
     arrive(0.5)
     assert story(session, model) == [(1, "auto", "failed")]
+
+
+def test_what_was_not_measured_on_the_data_that_count_does_not_ask(session, model, arrive):
+    row = {"name": "mAP", "value": 0.9, "dataset": "cats", "recorded_by": "ana", "recorded_at": T0}
+    version = make_version(session, model)
+    session.execute(insert(Metric), [row | {"version_id": version.id}])
+    consider(session, version)
+    assert story(session, model) == []
+
+
+def test_a_changed_policy_promotes_the_best_of_those_that_meet_it(session, model, automatic):
+    for value, checked in ((0.5, "yes"), (0.6, "yes"), (0.7, "no")):
+        version = make_version(session, model)
+        measure(session, version, value)
+        session.add(VersionTag(version_id=version.id, key="checked", value=checked))
+    automatic({"auto": {"metric": "mAP", "direction": "max"}, "gates": [CHECKED]})
+    automation.consider_stage(session, model.id, "production", stages=STAGES, now=T0)
+    assert story(session, model) == [(2, "auto", "applied"), (3, "auto", "failed")]
+
+
+def test_a_policy_with_a_metric_of_its_own_needs_no_objective(session, model, automatic):
+    model.objective_metric = model.objective_direction = None
+    measure(session, make_version(session, model), 0.5)
+    automatic({"auto": {"metric": "mAP", "direction": "max", "dataset": "any"}})
+    automation.consider_stage(session, model.id, "production", stages=STAGES, now=T0)
+    assert holder(session, model) == 1
+
+
+def test_a_version_asks_once_it_has_held_the_stage_before_for_long_enough(session, admin, model, automatic):
+    automatic({"auto": {}, "require_stage": {"stage": "staging", "soak_s": 60}})
+    version = make_version(session, model)
+    measure(session, version, 0.5)
+    promoted = proposing.promote(session, admin, model, "staging", 1, stages=STAGES, now=T0)
+    assert list(queue.runs(session, policies.CONSIDER, keys=[f"{promoted.id}:production"])) == [
+        f"{promoted.id}:production"
+    ]
+    automation.consider(session, version.id, stages=STAGES, now=T0 + timedelta(seconds=63))
+    assert holder(session, model) == 1
+
+
+def test_another_objective_has_the_best_by_it_considered(session, model):
+    version = make_version(session, model)
+    measure(session, version, 0.5)
+    before = considered(session)
+    automation.objective_changed(session, model)
+    assert considered(session) == before + 1
+
+
+def considered(session):
+    rows = table("workflow_status", column("name"), schema=None if is_sqlite(session) else queue.SCHEMA)
+    return session.scalar(select(func.count()).select_from(rows).where(rows.c.name == policies.CONSIDER))
+
+
+def is_sqlite(session):
+    return session.get_bind().dialect.name == "sqlite"

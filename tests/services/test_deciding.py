@@ -12,45 +12,12 @@ from registry.services.pointers import StageNameTakenError
 from registry.services.policies import Change, PolicyMovedError
 from registry.services.proposing import ReasonRequiredError, StageFrozenError
 from registry.services.stages import StageInUseError, StageTwiceError
-from tests.support.factories import events, make_model, make_version, make_versions
+from tests.support.factories import events, make_version
 from tests.support.world import T0
 
 STAGES = ("staging", "production")
 ONE = {"approvals": {"required": 1}}
 BEATS = {"gates": [{"kind": "beats_incumbent", "metric": "mAP", "direction": "max"}]}
-
-
-@pytest.fixture
-def model(session):
-    found = make_model(session)
-    make_versions(session, found, 4)
-    return found
-
-
-@pytest.fixture
-def asks(session, admin, model):
-    def set_policy(document, stage="production"):
-        return policies.set_for_model(session, admin, model, stage, Change(document), stages=STAGES, now=T0)
-
-    return set_policy
-
-
-@pytest.fixture
-def propose(session, make_actor, model):
-    def promote(number, *, by="rita", role="promoter", stage="production", now=T0, **more):
-        actor = make_actor(by, role)
-        return proposing.promote(session, actor, model, stage, number, stages=STAGES, now=now, **more)
-
-    return promote
-
-
-@pytest.fixture
-def approve(session, make_actor):
-    def decide(promotion, by="pat", role="promoter", now=T0, **more):
-        actor = make_actor(by, role)
-        return deciding.approve(session, actor, promotion.id, stages=STAGES, now=now, **more)[0]
-
-    return decide
 
 
 def holder(session, model, stage="production"):
