@@ -10,8 +10,11 @@ from registry.cli import (
     _accounts,
     _annotations,
     _diff,
+    _events,
+    _follow,
     _operations,
     _output,
+    _policies,
     _server,
     _stages,
     _versions,
@@ -21,7 +24,7 @@ from registry.cli import (
 from registry.domain.errors import RegistryError
 
 _SECTIONS = {
-    "Weights": (_weights.push, _weights.pull, _weights.copy),
+    "Weights": (_weights.push, _weights.pull, _follow.follow, _weights.copy),
     "Versions": (
         _versions.list_,
         _versions.versions,
@@ -44,7 +47,8 @@ _SECTIONS = {
         _stages.approve,
         _stages.reject,
         _stages.cancel,
-        _stages.policy,
+        _policies.stages,
+        _policies.policy,
     ),
     "Access": (
         _accounts.login,
@@ -54,7 +58,7 @@ _SECTIONS = {
         _accounts.user,
         _accounts.token,
     ),
-    "Operations": (_operations.storage, _operations.events, _webhooks.webhook, _operations.cache),
+    "Operations": (_operations.storage, _events.events, _webhooks.webhook, _operations.cache),
     "Server": (_server.serve, _server.api, _server.worker, _server.db),
 }
 

@@ -1,30 +1,15 @@
-"""`storage`, `events`, `cache`: what is stored, what happened, what is kept here."""
+"""`storage`, `cache`: what is stored, what is kept here."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
 
 from registry.cli import _options, _output
-from registry.domain import audit
 from registry.domain.digest import format_digest
-from registry.domain.errors import ConflictError
 
 if TYPE_CHECKING:
     from registry.client._cache import Cache
-    from registry.wire import EventOut
-
-_NAMESPACE = click.option(
-    "--namespace", default="default", show_default=True, help="Whose; _system for users and tokens."
-)
-
-
-class ChainBrokenError(ConflictError):
-    """The audit chain of a namespace does not verify: an event was altered, removed or put in."""
-
-    code = "AUDIT_CHAIN_BROKEN"
-    remedy = "Keep a copy of the database and find out who could write to it."
 
 
 @_options.command("storage", "registry storage --namespace vision")
@@ -46,62 +31,6 @@ def storage(*, namespace: str | None, as_json: bool) -> None:
             "segments": f"{used.segments:,}",
         }
     )
-
-
-@click.group(
-    "events",
-    invoke_without_command=True,
-    epilog="\b\nExamples:\n  registry events --namespace vision\n  registry events verify --namespace vision",
-)
-@_NAMESPACE
-@_options.limit
-@_options.as_json
-@click.pass_context
-def events(ctx: click.Context, *, namespace: str, limit: int | None, as_json: bool) -> None:
-    """Show what happened in a namespace, oldest first."""
-    if ctx.invoked_subcommand is None:
-        _list(namespace, limit, as_json=as_json)
-
-
-@events.command("list", epilog="\b\nExample:\n  registry events list --namespace vision")
-@_NAMESPACE
-@_options.limit
-@_options.as_json
-def events_list(*, namespace: str, limit: int | None, as_json: bool) -> None:
-    """Show what happened in a namespace, oldest first."""
-    _list(namespace, limit, as_json=as_json)
-
-
-@events.command("verify", epilog="\b\nExample:\n  registry events verify --namespace vision")
-@_NAMESPACE
-def events_verify(*, namespace: str) -> None:
-    """Check that nothing in a namespace's audit chain was altered, removed or put in.
-
-    The last hash is printed: kept elsewhere, it later shows that nothing was cut off the end.
-    """
-    last, count = audit.GENESIS, 0
-
-    def chain(found: "Iterator[EventOut]") -> Iterator[audit.Event]:
-        nonlocal last, count
-        for each in found:
-            last, count = each.hash, count + 1
-            yield audit.Event(
-                each.chain,
-                each.seq,
-                each.actor,
-                each.action,
-                each.subject,
-                audit.event_time(each.at),
-                each.detail,
-                each.previous_hash,
-                each.hash,
-            )
-
-    with _options.connect() as client:
-        broken = audit.verify(chain(client.events(namespace)))
-    if broken is not None:
-        raise ChainBrokenError(f"The audit chain of {namespace} is broken at event {broken}.", seq=broken)
-    _output.result(f"{count} events of {namespace} verify, the last is {format_digest(last)}")
 
 
 @_options.group("cache", "registry cache list", "registry cache prune --max-size 20")
@@ -164,13 +93,3 @@ def _cache() -> "Cache":
     from registry.config import ClientConfig
 
     return Cache(ClientConfig.from_environment().cache)
-
-
-def _list(namespace: str, limit: int | None, *, as_json: bool) -> None:
-    with _options.connect() as client:
-        found = client.events(namespace, limit=limit)
-        if as_json:
-            _output.stream(found)
-            return
-        rows = [(each.seq, each.at, each.actor, each.action, each.subject) for each in found]
-    _output.table(("SEQ", "AT", "ACTOR", "ACTION", "SUBJECT"), rows, shrink=("SUBJECT",))

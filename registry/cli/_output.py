@@ -69,6 +69,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, shrink: S
         click.echo(_line(line, widths, at_right))
 
 
+def lines(rows: Iterable[Sequence[object]]) -> None:
+    """Rows of a table that has no end, each as soon as it is there."""
+    for row in rows:
+        click.echo("  ".join(clean(_cell(value)) for value in row).rstrip())
+
+
 def fields(pairs: Mapping[str, object]) -> None:
     """Names and values, one a line; what is empty is left out."""
     shown = {name: _cell(value) for name, value in pairs.items() if value not in (None, "", [], ())}

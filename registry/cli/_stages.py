@@ -1,7 +1,8 @@
-"""`promote`, `rollback`, `demote`, `approve`, `policy`, …: which version a stage means, and who decides."""
+"""`promote`, `rollback`, `demote`, `history`, `approve`, …: which version a stage means, and who decides."""
 
-import json
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +13,7 @@ from registry.domain.errors import RegistryError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from registry.wire import GateOut, PolicyOut, PreviewOut, PromotionOut
+    from registry.wire import GateOut, HistoryItem, PreviewOut, PromotionOut
 
 _EXPECT = click.option(
     "--expect",
@@ -42,11 +43,8 @@ def promote(
     with _options.connect() as client:
         if dry_run:
             return _show_preview(client.preview(ref, to=stage), as_json=as_json)
-        try:
+        with _gates_shown():
             promotion = client.promote(ref, to=stage, expect=expect, message=message, force=force)
-        except RegistryError as error:
-            _show_gates(error.details.get("gates", ()))
-            raise
     _show(promotion, as_json=as_json)
     return None
 
@@ -76,34 +74,53 @@ def demote(name: str, stage: str, *, expect: int | None, message: str, as_json: 
         _show(client.demote(name, stage, expect=expect, message=message), as_json=as_json)
 
 
-@_options.command("history", "registry history vision/yolo11n production")
+@_options.command(
+    "history",
+    "registry history vision/yolo11n production",
+    "registry history vision/yolo11n production --version 7",
+    "registry history vision/yolo11n production --since 2026-11-01 --until 2026-11-30",
+)
 @click.argument("name")
 @click.argument("stage")
+@click.option("--version", type=click.IntRange(1), metavar="N", help="Only its terms, and how long they were in all.")
+@_options.since
+@_options.until
 @_options.limit
 @_options.as_json
-def history(name: str, stage: str, *, limit: int | None, as_json: bool) -> None:
-    """Show who held a stage, newest first."""
+def history(  # noqa: PLR0913 - as many as there are options
+    name: str,
+    stage: str,
+    *,
+    version: int | None,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Show who held a stage, newest first: when, for how long, who decided and why."""
     with _options.connect() as client:
-        found = client.history(name, stage, limit=limit)
-        if as_json:
-            _output.documents(found)
-            return
-        rows = [
-            (
-                each.seq,
-                each.kind,
-                each.version or "none",
-                each.previous or "none",
-                each.at,
-                _lasted(each.at, each.until),
-                each.by,
-                ", ".join(each.approved_by),
-                _output.first_line(each.message),
-            )
-            for each in found
-        ]
+        found = list(client.history(name, stage, limit=limit, version=version, since=since, until=until))
+    if as_json:
+        _output.documents(found)
+        return
+    rows = [
+        (
+            each.seq,
+            each.kind,
+            each.version or "none",
+            each.previous or "none",
+            each.at,
+            _lasted(each),
+            each.by,
+            ", ".join(each.approved_by),
+            _output.first_line(each.message),
+        )
+        for each in found
+    ]
     columns = ("SEQ", "KIND", "VERSION", "PREVIOUS", "AT", "FOR", "BY", "APPROVED BY", "MESSAGE")
     _output.table(columns, rows, shrink=("MESSAGE",))
+    if version is not None:
+        _output.say(_held_in_all(found, version, stage))
 
 
 @_options.command("promotions", "registry promotions vision/yolo11n production --state pending")
@@ -142,7 +159,7 @@ def _decision(name: str, verb: str, example: str) -> Any:
     @_options.message
     @_options.as_json
     def decide(promotion_id: str, *, message: str, as_json: bool) -> None:
-        with _options.connect() as client:
+        with _options.connect() as client, _gates_shown():
             _show(getattr(client, name)(promotion_id, message=message), as_json=as_json)
 
     decide.help = verb
@@ -154,58 +171,6 @@ approve = _decision(
 )
 reject = _decision("reject", "Refuse a pending promotion.", "registry reject 3f2c… -m 'fails on night images'")
 cancel = _decision("cancel", "Take back a pending promotion that you asked for.", "registry cancel 3f2c…")
-
-
-@_options.command(
-    "policy",
-    "registry policy vision/yolo11n production",
-    "registry policy vision/yolo11n production --set policy.json -m 'two approvals from now on'",
-)
-@click.argument("name")
-@click.argument("stage")
-@click.option(
-    "--set",
-    "source",
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
-    metavar="FILE",
-    help="Set it from a JSON file, or from - for stdin.",
-)
-@click.option("--unset", is_flag=True, help="Take the model's own policy away, so that its namespace's counts.")
-@_options.message
-@_options.as_json
-def policy(name: str, stage: str, *, source: Path | None, unset: bool, message: str, as_json: bool) -> None:
-    """Show or set what a stage asks of a promotion."""
-    if unset and source is not None:
-        raise click.UsageError("--set and --unset exclude each other.")
-    with _options.connect() as client:
-        if source is not None or unset:
-            document = None if source is None else _read(source)
-            found = client.set_policy(name, stage, document, message=message)
-        else:
-            found = client.policy(name, stage)
-    _show_policy(found, as_json=as_json)
-
-
-def _read(source: Path) -> dict[str, Any]:
-    with click.open_file(str(source), encoding="utf-8") as file:
-        try:
-            document = json.load(file)
-        except ValueError as error:
-            raise click.UsageError(f"{source} is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise click.UsageError(f"{source} is not a JSON object.")
-    return document
-
-
-def _show_policy(found: "PolicyOut", *, as_json: bool) -> None:
-    if as_json:
-        _output.document(found)
-        return
-    if found.scope is None:
-        _output.say(f"{found.stage} asks for nothing")
-    else:
-        _output.say(f"revision {found.revision} of the {found.scope}'s policy, by {found.by}")
-    _output.result(json.dumps(found.policy, ensure_ascii=False, indent=2))
 
 
 def _show(promotion: "PromotionOut", *, as_json: bool) -> None:
@@ -235,8 +200,20 @@ def _show_preview(preview: "PreviewOut", *, as_json: bool) -> int:
         _output.say(f"frozen: {preview.freeze}")
     if preview.required_approvals:
         _output.say(f"{preview.required_approvals} approvals would be needed")
+    if preview.consumers:
+        _output.say(f"{preview.consumers} consumers follow {preview.model}@{preview.stage}")
     _output.result(f"{preview.model}@{preview.stage} <- {preview.model}:{preview.version} would be {preview.outcome}")
     return 0 if could else 1
+
+
+@contextmanager
+def _gates_shown() -> Iterator[None]:
+    """Say what each gate said before it is said that they failed."""
+    try:
+        yield
+    except RegistryError as error:
+        _show_gates(error.details.get("gates", ()))
+        raise
 
 
 def _show_gates(gates: "Sequence[GateOut | dict[str, Any]]") -> None:
@@ -251,12 +228,26 @@ def _why(promotion: "PromotionOut") -> str:
     return failed or promotion.message
 
 
-def _lasted(since: Any, until: Any) -> str:
+def _lasted(item: "HistoryItem") -> str:
     """How long it held the stage."""
-    if until is None:
-        return "until now"
-    seconds = int((until - since).total_seconds())
+    return _duration(_seconds(item)) if item.until is not None else f"{_duration(_seconds(item))} until now"
+
+
+def _held_in_all(terms: "Sequence[HistoryItem]", version: int, stage: str) -> str:
+    if not terms:
+        return f"{version} has never held {stage}"
+    count = "once" if len(terms) == 1 else f"{len(terms)} times"
+    now = ", and holds it now" if terms[0].until is None else ""
+    return f"{version} held {stage} for {_duration(sum(map(_seconds, terms)))} in all, {count}{now}"
+
+
+def _seconds(item: "HistoryItem") -> float:
+    until = item.until if item.until is not None else datetime.now(item.at.tzinfo)
+    return max(0.0, (until - item.at).total_seconds())
+
+
+def _duration(seconds: float) -> str:
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s"

@@ -1,6 +1,6 @@
 """`list`, `versions`, `show`, `resolve`, `lineage`, `delete`, `restore`: what was published."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -9,7 +9,7 @@ from registry.cli import _health, _options, _output
 
 if TYPE_CHECKING:
     from registry.client import Version
-    from registry.wire import HealthOut, LineageItem, ModelOut, ParentOut
+    from registry.wire import HealthOut, LineageItem, ModelOut, ParentOut, StageHolder
 
 
 @_options.command("list", "registry list --namespace vision")
@@ -75,10 +75,11 @@ def show(ref: str, *, as_json: bool) -> None:
     with _options.connect() as client:
         version = client.version(ref)
         health = client.health(version.ref)
+        holders = list(client.stages(version.model)) if version.stages else []
     if as_json:
         _output.document(version.model_dump(mode="json") | {"health_details": health.model_dump(mode="json")})
         return
-    _describe(version, health)
+    _describe(version, health, [each for each in holders if each.stage in version.stages])
     click.echo()
     columns = ("ARTIFACT", "SIZE", "FORMAT", "TENSORS", "SHA256")
     rows = [
@@ -150,7 +151,16 @@ def _holders(model: "ModelOut") -> str:
     return ", ".join(f"{each.stage}={each.version}" for each in model.stages if each.version is not None)
 
 
-def _describe(version: "Version", health: "HealthOut") -> None:
+def _running(holder: "StageHolder") -> str:
+    """Who that follows the stage runs what: `3 consumers run 7, 1 still runs 6`."""
+    counts = dict(holder.consumers or {})
+    present = counts.pop(str(holder.version), 0)
+    said = [f"{present} consumer{'s run' if present != 1 else ' runs'} {holder.version}"]
+    said += [f"{count} still {'run' if count != 1 else 'runs'} {number}" for number, count in counts.items()]
+    return ", ".join(said)
+
+
+def _describe(version: "Version", health: "HealthOut", holders: "Sequence[StageHolder]") -> None:
     _output.result(version.ref)
     _output.fields(
         {
@@ -164,6 +174,7 @@ def _describe(version: "Version", health: "HealthOut") -> None:
             "size": _output.size(version.size),
             "message": version.message,
             "stages": version.stages,
+            "consumers": "\n".join(f"{each.stage}: {_running(each)}" for each in holders if each.consumers),
             "aliases": version.aliases,
             "parents": [_parent(parent) for parent in version.parents],
             "run": version.run,

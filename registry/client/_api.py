@@ -9,7 +9,8 @@ import sys
 import time
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -80,6 +81,13 @@ class Api:
         """One thing. Raises what the server answers."""
         return self._shaped(self._send("GET", path, query), shape)
 
+    def get_if_changed(self, path: str, shape: type[Shape], etag: str, **query: Any) -> tuple[Shape | None, str]:
+        """One thing and its ETag, or None while it is still what had this ETag. Raises what the server answers."""
+        response = self._send("GET", path, query, headers={"If-None-Match": etag} if etag else {})
+        if response.status_code == 304:
+            return None, etag
+        return self._shaped(response, shape), response.headers.get("ETag", "")
+
     def pages(self, path: str, item: type[Shape], *, limit: int | None = None, **query: Any) -> Iterator[Shape]:
         """Every item of a list, page after page, or the first `limit`. Raises what the server answers."""
         cursor: str | None = None
@@ -124,9 +132,10 @@ class Api:
         body: BaseModel | None = None,
         timeout: float = ANSWER_TIMEOUT,
         key: str = "",
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> httpx2.Response:
         content = None if body is None else body.model_dump_json(exclude_unset=True).encode()
-        headers = {"Content-Type": "application/json"} if content is not None else {}
+        headers = dict(headers) | ({"Content-Type": "application/json"} if content is not None else {})
         if method in _UNSAFE and key:
             headers["Idempotency-Key"] = key
         request = self._http.build_request(
@@ -138,7 +147,7 @@ class Api:
             timeout=httpx2.Timeout(timeout, connect=CONNECT_TIMEOUT),
         )
         response = self._persist(request)
-        if response.is_redirect:
+        if response.is_redirect and response.status_code != 304:
             to = urlsplit(response.headers.get("Location", ""))
             raise ServerMovedError(f"{self.url} redirects to {to.scheme}://{to.netloc}{to.path}.")
         if response.is_error:

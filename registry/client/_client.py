@@ -11,6 +11,8 @@ from registry.client._api import LONG_TIMEOUT, Api, at, checked
 from registry.client._arguments import Metrics, listed, metrics_in, plain
 from registry.client._cache import Cache
 from registry.client._diff import Comparisons
+from registry.client._events import Events
+from registry.client._follow import Following
 from registry.client._promotions import Promotions
 from registry.client._types import Progress, Ref, Version, VersionSummary
 from registry.client._webhooks import Webhooks
@@ -24,7 +26,6 @@ from registry.wire import (
     CommitIn,
     CopyIn,
     CountOut,
-    EventOut,
     HealthOut,
     LineageItem,
     MetricOut,
@@ -51,7 +52,7 @@ def connect(url: str | None = None, token: str | None = None) -> "Client":
     return Client(*_credentials.find(url, token, ClientConfig.from_environment()))
 
 
-class Client(Accounts, Comparisons, Promotions, Webhooks):
+class Client(Accounts, Comparisons, Events, Following, Promotions, Webhooks):
     """A registry, as one actor sees it. Safe to share between threads; `with` it, or `close` it.
 
     A reference is text such as `vision/yolo11n@production`, or a version that another method returned. Every method
@@ -311,10 +312,6 @@ class Client(Accounts, Comparisons, Promotions, Webhooks):
     def storage(self, *, namespace: str | None = None) -> StorageOut:
         """What versions add up to, and what is stored for them."""
         return self._api.get("/storage", StorageOut, namespace=namespace)
-
-    def events(self, namespace: str, *, limit: int | None = None) -> Iterator[EventOut]:
-        """The audit chain of a namespace, oldest first; `_system` for users and tokens."""
-        return self._api.pages("/events", EventOut, limit=limit, namespace=namespace)
 
     def _locate(self, ref: Ref) -> tuple[str, int]:
         """Model and number of a reference; only one that moves needs a request."""

@@ -78,7 +78,7 @@ def test_what_a_consumer_says_is_no_event(http, model):
     ("body", "refusal"),
     [
         ({"follows": "vision/other@production"}, (422, "FOLLOWS_ANOTHER_MODEL")),
-        ({"follows": "vision/yolo@"}, (422, "INVALID_REFERENCE")),
+        ({"follows": "vision/yolo:x"}, (422, "INVALID_REFERENCE")),
         ({"number": 9}, (404, "VERSION_NOT_FOUND")),
         ({"state": "sleeping"}, (422, "INVALID_BODY")),
         ({"name": ""}, (422, "INVALID_BODY")),
