@@ -179,7 +179,7 @@ class Dispatcher:
         except Exception:
             log.exception("a delivery failed", delivery=work.delivery_id)
             error = "internal error; see the worker's log"
-        latency_ms = round((time.monotonic() - began) * 1000)
+        latency_ms = max(1, round((time.monotonic() - began) * 1000))
         outcome = Outcome(status, latency_ms, error)
         if not outcome.is_delivered:
             log.info(

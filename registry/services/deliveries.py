@@ -4,7 +4,7 @@ A lane keeps the order of a model's events at one webhook; its row is what the d
 several lanes at once holds the chain, that is, has recorded its event before; so nobody waits in a circle.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import delete, or_, select, update
@@ -41,19 +41,25 @@ def announce(session: Session, event: Event) -> None:
             _queue(session, webhook_id, event, lane)
 
 
-def requeue(session: Session, deliveries: Iterable[Delivery], *, now: datetime) -> int:
-    """Have ended deliveries sent again, in order beside their lanes, and pending ones at once. Gives their number."""
-    lanes: set[tuple[str, str]] = set()
-    count = 0
-    for each in deliveries:
-        if each.state != "pending":
-            each.state, each.ended_at, each.failure_count = "pending", None, 0
-            each.lane = replay_lane(each.lane)
-        each.due_at = now
-        lanes.add((each.webhook_id, each.lane))
-        count += 1
-    for webhook_id, lane in sorted(lanes):
+def requeue(session: Session, found: Sequence[Delivery], *, now: datetime) -> int:
+    """Have ended deliveries sent again, in order beside their lanes, and pending ones at once. Gives their number.
+
+    The lanes are locked before their deliveries, as the dispatcher does.
+    """
+    lanes = {each.id: each.lane if each.state == "pending" else replay_lane(each.lane) for each in found}
+    for webhook_id, lane in sorted({(each.webhook_id, lanes[each.id]) for each in found}):
         wake(session, webhook_id, lane, now=now)
+    count = 0
+    for each in found:
+        if each.state == "pending":
+            session.refresh(each)
+            if each.state != "pending":
+                continue  # it was tried just now
+        else:
+            each.state, each.ended_at, each.failure_count = "pending", None, 0
+            each.lane = lanes[each.id]
+        each.due_at = now
+        count += 1
     return count
 
 

@@ -13,14 +13,14 @@ from datetime import datetime, timedelta
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from registry.db.tables import Delivery, DeliveryAttempt, Event, Lane, Namespace, Webhook
+from registry.db.tables import Delivery, DeliveryAttempt, Event, Lane, Model, Namespace, Webhook
 from registry.domain import webhooks as rules
 from registry.domain.audit import Action
 from registry.services import audit, deliveries
 from registry.services.actors import SYSTEM
 
 LEASE = timedelta(seconds=20)
-LOST = "no outcome is known: the worker ended meanwhile"
+NO_OUTCOME = "under way, or lost with the worker that made it"
 _GONE = 410
 
 
@@ -130,7 +130,7 @@ def _take(session: Session, lane: Lane, delivery: Delivery, *, until: datetime, 
     lane.due_at, lane.lease = until, uuid.uuid4().hex
     delivery.attempt_count += 1
     number = delivery.attempt_count
-    session.add(DeliveryAttempt(delivery_id=delivery.id, attempt=number, at=now, latency_ms=0, error=LOST))
+    session.add(DeliveryAttempt(delivery_id=delivery.id, attempt=number, at=now, latency_ms=0, error=NO_OUTCOME))
     body = rules.message(
         chain=event.chain,
         seq=event.seq,
@@ -154,7 +154,9 @@ def _disable(session: Session, webhook_id: str, *, now: datetime) -> None:
     if not webhook.is_enabled or webhook.deleted_at is not None:
         return
     webhook.is_enabled = False
-    chain = session.get_one(Namespace, webhook.namespace_id).name
+    subject = chain = session.get_one(Namespace, webhook.namespace_id).name
+    if webhook.model_id is not None:
+        subject = f"{chain}/{session.get_one(Model, webhook.model_id).name}"
     detail = {"webhook": webhook_id, "enabled": False, "why": "the receiver answered 410 Gone"}
-    audit.record(session, SYSTEM, Action.WEBHOOK_UPDATE, chain, detail, chain=chain, now=now)
+    audit.record(session, SYSTEM, Action.WEBHOOK_UPDATE, subject, detail, chain=chain, now=now)
     deliveries.give_up(session, webhook_id, now=now)

@@ -173,6 +173,9 @@ def scene(http, make_token):
     stage = "/models/vision/yolo/stages/production"
     promotions = [http.post(f"{stage}/promotions", json={"version": number}).json["id"] for number in (1, 2)]
     uploads = [http.post("/uploads", json={"model": "vision/yolo"}).json["id"] for _ in range(4)]
+    hook = {"namespace": "vision", "url": "https://hooks.example.com/"}
+    webhooks = [http.post("/webhooks", json=hook).json["id"] for _ in range(4)]
+    delivery = http.items(f"/webhooks/{webhooks[0]}/deliveries")[0]["id"]
     return Scene(
         paths={
             "model": ["vision/yolo"],
@@ -193,6 +196,10 @@ def scene(http, make_token):
             "diffs.measure.model": ["vision/still"],
             "diffs.measure.number": [1],
             "key": ["gpu", "task"],
+            "webhook": webhooks[:1],
+            "webhooks.update.webhook": webhooks[1:2],
+            "webhooks.delete.webhook": webhooks[2:],
+            "delivery": [delivery],
             "tokens.delete.number": [http.post("/tokens", json={"name": "spare"}).json["id"], 10**6],
         },
         queries={
@@ -211,6 +218,8 @@ def scene(http, make_token):
             "uploads.report": {"digests": []},
             "users.create": {"name": "bea"},
             "versions.copy": {"to": "vision/copy"},
+            "webhooks.create": hook,
+            "webhooks.replay": {"delivery": delivery},
         },
     )
 

@@ -13,7 +13,7 @@ from registry.domain.targets import Allowed, TargetRefusedError
 from registry.domain.webhooks import UnknownActionError, message_id, valid_secrets
 from registry.services import audit, deliveries, dispatching, models, webhooks
 from registry.services.actors import SYSTEM, NamespaceNotFoundError, PermissionDeniedError
-from registry.services.dispatching import LOST, Outcome
+from registry.services.dispatching import NO_OUTCOME, Outcome
 from tests.support.world import T0
 
 URL = "https://hooks.example.com/a?token=hidden"
@@ -184,7 +184,7 @@ def test_the_work_of_a_dispatcher_that_died_is_taken_up_when_its_lease_ends(scen
     assert again.delivery_id == lost.delivery_id
     assert (lost.attempt, again.attempt) == (1, 2)
     log = webhooks.attempts(scene, [lost.delivery_id])[lost.delivery_id]
-    assert [each.error for each in log] == [LOST, LOST]
+    assert [each.error for each in log] == [NO_OUTCOME, NO_OUTCOME]
     # The one that was only slow comes back: its failure decides nothing, its success counts.
     settle(scene, lost, 500)
     assert claim(scene, now=T0 + dispatching.LEASE) == []
