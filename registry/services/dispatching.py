@@ -68,13 +68,18 @@ def claim(
 ) -> list[Work]:
     """Take the first message of up to `limit` lanes that are due, of webhooks that `admit` lets in."""
     query = _due(full, now).order_by(Lane.due_at).limit(limit).with_for_update(of=Lane, skip_locked=True)
-    claimed = []
+    claimed: list[Work] = []
+    refused: set[str] = set()
     for lane in session.scalars(query).all():
+        if lane.webhook_id in refused:
+            continue
         head = session.scalar(_head(lane).limit(1))
         if head is None or head.due_at > now:
             lane.due_at, lane.lease = head.due_at if head else None, None
         elif admit(lane.webhook_id):
             claimed.append(_take(session, lane, head, until=now + lease, now=now))
+        else:
+            refused.add(lane.webhook_id)
     return claimed
 
 

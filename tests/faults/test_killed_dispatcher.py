@@ -49,7 +49,7 @@ def write(database, events, rolled_back, done):
 
 
 @pytest.mark.parametrize(
-    ("events", "kills", "lease_s"), [(150, 2, 1.0), pytest.param(10_000, 50, 2.0, marks=SOAK)], ids=["few", "many"]
+    ("events", "kills", "lease_s"), [(150, 2, 1.0), pytest.param(11_200, 50, 2.0, marks=SOAK)], ids=["few", "many"]
 )
 def test_all_arrives_in_order_whatever_is_killed(database, admin, events, kills, lease_s):
     seed = draw()
