@@ -137,7 +137,14 @@ class Follower:
         self._name = name or f"{socket.gethostname()}:{self._held.path if self._held else self.ref}"
         self._say: Say = log or (lambda _: None)
         self._is_resumed = is_resumed
-        self._reporter = Reporter(api, self.model, follows=self.ref, name=self._name)
+        self._reporter = Reporter(
+            api,
+            self.model,
+            follows=self.ref,
+            name=self._name,
+            known=self._held.consumer(self.ref) if self._held else "",
+            learned=self._keep_consumer,
+        )
         self._etag = ""
         self._latest: _Seen | None = None
         self._has_looked = False
@@ -188,6 +195,10 @@ class Follower:
             self._held.tidy()
         self._done = change.seq
         self._reporter.say(number, change.seq, "failed" if failure else "running", failure)
+
+    def _keep_consumer(self, consumer_id: str) -> None:
+        if self._held is not None:
+            self._held.write_consumer(consumer_id, self.ref)
 
     def _resume(self, held: HeldDirectory) -> None:
         mark = held.mark()

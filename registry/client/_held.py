@@ -4,6 +4,7 @@
     .weights.follow/
     ├── lock             held by the one that follows
     ├── state.json       what was dealt with last, and whether that came to its end
+    ├── consumer         under which id the registry knows who follows here
     └── versions/7/      as `pull` leaves it; beside it at most the one before or the one that is coming
 
 The next version begins as links to the files of the present one, so that what they share costs nothing; a pull replaces
@@ -141,6 +142,19 @@ class HeldDirectory:
                 os.fsync(draft.fileno())
             state.with_suffix(".new").replace(state)
             _sync(self._work)
+
+    def consumer(self, follows: str) -> str:
+        """Under which id the registry knows who follows this reference here; empty if it does not."""
+        try:
+            known, _, reference = (self._work / "consumer").read_text().partition(" ")
+        except (OSError, ValueError):
+            return ""
+        return known if reference == follows else ""
+
+    def write_consumer(self, consumer_id: str, follows: str) -> None:
+        """Note it, so that one that is killed and comes again is not counted twice."""
+        with suppress(OSError):
+            (self._work / "consumer").write_text(f"{consumer_id} {follows}")
 
     def _target(self) -> Path | None:
         """Where the link leads, if it is one of ours."""

@@ -1,6 +1,7 @@
 """Telling the registry what runs here, from a thread of its own: whatever becomes of that, following goes on."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -24,14 +25,16 @@ class _Said:
 class Reporter:
     """Says what was said last, at once and again before the lease ends. `with` it."""
 
-    def __init__(self, api: Api, model: str, *, follows: str, name: str) -> None:
-        """Nothing is sent yet."""
+    def __init__(
+        self, api: Api, model: str, *, follows: str, name: str, known: str = "", learned: Callable[[str], None]
+    ) -> None:
+        """Nothing is sent yet. `known` is the id that an earlier one was given (`learned`): it is gone on with."""
         self._api, self._model, self._follows, self._name = api, model, follows, name[:200]
         self._said = _Said()
         self._news = threading.Condition()
         self._is_news, self._is_over = True, False
         self._thread = threading.Thread(target=self._run, name="registry-consumer", daemon=True)
-        self._id = ""
+        self._id, self._learned = known, learned
         self._lease_s = _FIRST_LEASE_S
 
     def __enter__(self) -> Self:
@@ -85,3 +88,4 @@ class Reporter:
         body = checked(ConsumerIn, name=self._name, follows=self._follows, **facts)
         made = self._api.send("POST", at("models", self._model, "consumers"), body, ConsumerOut)
         self._id, self._lease_s = made.id, float(made.lease_s)
+        self._learned(made.id)

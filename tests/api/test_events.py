@@ -221,7 +221,7 @@ def test_followers_see_every_event_once_and_in_order(app, http, make_token, data
 
     with ThreadPoolExecutor(4) as pool:
         writing = [pool.submit(write, number) for number in range(4)]
-        seen = []
+        seen: list[int] = []
         while len(seen) < 41:
             found = stream.next()
             seen += [int(block["id"]) for block in (found if isinstance(found, list) else [found]) if "data" in block]

@@ -2,7 +2,9 @@
 
 import json
 import re
+import sqlite3
 import stat
+from contextlib import closing
 from hashlib import sha256
 
 import pytest
@@ -186,21 +188,53 @@ def test_events_verify(registry, pushed):
         r"\d+ events of default verify, the last is sha256:[0-9a-f]{64}\n", registry("events verify").out
     )
     assert "version:publish" in registry("events list").out
+    assert registry("events default").out == registry("events").out
+    assert {line.split()[3] for line in registry("events --action 'version:*'").lines[1:]} == {"version:publish"}
+    last = json.loads(registry("events --json").lines[-1])["seq"]
+    assert [json.loads(line)["seq"] for line in registry("events --after {n} --json", n=last - 1).lines] == [last]
 
 
-def test_a_chain_that_was_tampered_with_is_told(registry, pushed, monkeypatch):
-    from registry.client import Client
+def test_events_are_followed_until_there_are_enough(registry, pushed):
+    lines = registry("events default --follow --limit 2").lines
+    assert [line.split()[0] for line in lines] == ["1", "2"]
 
-    events = Client.events
 
-    def forged(self, namespace, *, limit=None):
-        for event in events(self, namespace, limit=limit):
-            yield event.model_copy(update={"actor": "mallory"}) if event.seq == 2 else event
+def test_a_dump_is_checked_without_a_registry(registry, pushed, alone, monkeypatch):
+    dump, head = alone / "dump", alone / "head.json"
+    head.write_text(registry("events head --json").out)
+    lines = registry("events default --json").lines
+    end = json.loads(lines[-1])
+    assert registry("events head default").out == f"default {end['seq']} sha256:{end['hash']}\n"
+    monkeypatch.setenv("REGISTRY_URL", "http://127.0.0.1:9")
 
-    monkeypatch.setattr(Client, "events", forged)
-    done = registry("events verify", code=1)
-    assert "broken at event 2" in done.err
-    assert "[AUDIT_CHAIN_BROKEN]" in done.err
+    def check(kept, code):
+        dump.write_text("\n".join(kept))
+        return registry("events verify --file {dump} --head {head}", dump=dump, head=head, code=code)
+
+    assert check(lines, 0).out == f"{end['seq']} events of default verify, the last is sha256:{end['hash']}\n"
+    assert f"broken at event {end['seq']}" in check(lines[:-1], 1).err
+    assert f"broken at event {end['seq']}" in check([*lines[:-1], lines[-1].replace(end["subject"], "x")], 1).err
+    assert "broken at event 1." in check(lines[1:], 1).err
+    assert "[DUMP_UNREADABLE]" in check([*lines, "{"], 1).err
+    dump.write_text("\n".join(lines[:-1]))
+    assert f"{end['seq'] - 1} events" in registry("events verify --file {dump}", dump=dump).out  # nobody could tell
+
+
+def test_a_chain_that_was_tampered_with_is_told(registry, pushed, live, alone):
+    head = alone / "head.json"
+    head.write_text(registry("events head --json").out)
+    seq = json.loads(head.read_text())["seq"]
+    with closing(sqlite3.connect(live.folder / "registry.db", timeout=30)) as database, database:
+        [actor] = database.execute("SELECT actor FROM events WHERE chain = 'default' AND seq = 2").fetchone()
+        database.execute("UPDATE events SET actor = 'mallory' WHERE chain = 'default' AND seq = 2")
+        database.commit()
+        done = registry("events verify", code=1)
+        assert "broken at event 2." in done.err
+        assert "[AUDIT_CHAIN_BROKEN]" in done.err
+        database.execute("UPDATE events SET actor = ? WHERE chain = 'default' AND seq = 2", [actor])
+    registry("events verify --head {head}", head=head)
+    head.write_text(head.read_text().replace(str(seq), str(seq + 1), 1))
+    assert f"broken at event {seq + 1}." in registry("events verify --head {head}", head=head, code=1).err
 
 
 def test_storage_is_summed_up(registry, pushed):

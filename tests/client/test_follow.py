@@ -117,7 +117,7 @@ def test_only_the_difference_travels_and_what_is_the_same_is_the_same_file(live,
 
 
 def test_an_empty_stage_is_waited_for_and_leaves_the_directory_as_it_is(client, model, tmp_path):
-    said = []
+    said: list[str] = []
     with follow(client, f"{model}@production", tmp_path / "held", log=said.append) as versions:
         next(versions)
         client.demote(model, "production")
