@@ -154,6 +154,7 @@ class Demo:
         self.pull()
         self.load()
         self.prove()
+        self.compare()
         self.sum_up()
 
     def push(self) -> None:
@@ -265,6 +266,25 @@ class Demo:
                     break
                 time.sleep(0.2)
             self._hold(f"{pushed.version.ref} was read back from the store: {integrity}", integrity == "verified")
+
+    def compare(self) -> None:
+        """What changed between them, and whether the weights are sound."""
+        _title("See what changed, tensor by tensor")
+        self._cli("diff", f"{MODEL}:1", f"{MODEL}:2", "--stats")
+        tuned = self.client.diff(f"{MODEL}:1", f"{MODEL}:2")
+        changed = sorted(each.name for each in tuned.tensors if each.change != "identical")
+        self._hold(
+            f"only the head differs: {', '.join(changed)}",
+            bool(changed) and all(name.startswith(HEAD) for name in changed),
+        )
+        counts = self.client.diff(f"{MODEL}:1", f"{MODEL}:3").summary
+        found = {change: each.count for change, each in counts.items() if each.count}
+        self._hold(
+            f"the conversion has its tensors in another type: {found}", not found.keys() - {"retyped", "identical"}
+        )
+        health = self.client.health(f"{MODEL}:2")
+        sound = health.state == "done" and not (health.nan_count or health.inf_count)
+        self._hold(f"none of {health.parameter_count or 0:,} parameters is NaN or infinite", sound)
 
     def sum_up(self) -> None:
         """What all of it cost."""

@@ -27,8 +27,8 @@ _READ = "bare GETs of both, thrown away"
 
 def measure(folder: Path, *, full: bool) -> Report:
     """Push pairs of versions, one a round: what was measured is kept, so a pair is measured once."""
-    size, rounds = (1 << 30, 3) if full else (192 << 20, 2)
-    runs, found = Runs(), _Found()
+    about, rounds = (1 << 30, 3) if full else (192 << 20, 2)
+    runs, found, source = Runs(), _Found(), folder / FILE
     with (
         stack.registry(folder) as (server, bucket),
         stack.worker(folder, bucket) as worker,
@@ -36,7 +36,10 @@ def measure(folder: Path, *, full: bool) -> Report:
     ):
         for number in range(rounds):
             model = f"{MODEL}-{number}"
-            refs = [_published(client, model, folder, size, 2 * number + each) for each in (1, 2)]
+            size = weights.write(source, about, seed=2 * number + 1)
+            refs = [_published(client, model, source)]
+            weights.write(source, about, seed=2 * number + 2)
+            refs.append(_published(client, model, source))
             job = _job(server, bucket, refs)
             runs.add(_READ, run(Case(_READ, "others.bare_read", job)))
             _compare(client, refs, found, worker)
@@ -54,10 +57,8 @@ class _Found:
         self.cpu: list[float] = []
 
 
-def _published(client: registry.Client, model: str, folder: Path, size: int, seed: int) -> str:
+def _published(client: registry.Client, model: str, source: Path) -> str:
     """Push a version, and wait until a worker has read it."""
-    source = folder / FILE
-    weights.write(source, size, seed=seed)
     ref = client.push(model, source).ref
     wait_until_read(client, ref)
     return ref

@@ -20,7 +20,7 @@ _PATIENCE_S = 600.0
 
 def measure(folder: Path, *, full: bool) -> Report:
     """Push versions one after the other, and wait for the worker each time."""
-    size, rounds = (1 << 30, 3) if full else (192 << 20, 2)
+    about, rounds = (1 << 30, 3) if full else (192 << 20, 2)
     source, taken, spent = folder / FILE, list[float](), list[float]()
     with (
         stack.registry(folder) as (server, bucket),
@@ -30,7 +30,7 @@ def measure(folder: Path, *, full: bool) -> Report:
         weights.write(source, 1 << 20, seed=0)
         wait_until_read(client, client.push(MODEL, source).ref)  # the worker has started
         for number in range(1, rounds + 1):
-            size = weights.write(source, size, seed=number)
+            size = weights.write(source, about, seed=number)
             before = worker.cpu_seconds()
             ref = client.push(MODEL, source).ref
             began = time.perf_counter()

@@ -38,12 +38,12 @@ _SINK_BESIDE, _SINK_CHECKED, _SINK_FIRST = (
 
 def measure(folder: Path, *, full: bool) -> Report:
     """Push to the registry, then to the sink, then count requests."""
-    size, rounds = (1 << 30, 5) if full else (192 << 20, 3)
+    about, rounds = (1 << 30, 5) if full else (192 << 20, 3)
     runs, source = Runs(), folder / "model.safetensors"
     with stack.registry(folder) as (server, bucket):
         job = _job(server, bucket, source, folder)
         for number in range(rounds):
-            size, changed = _round(job, size, number, runs)
+            size, changed = _round(job, about, number, runs)
             stack.reclaim(folder, bucket)
         counts = _requests(job | {"source": str(folder / "many.bin")}, (2_000, 6_000) if full else (1_000, 3_000))
     _to_sink(source, rounds, runs)
@@ -65,10 +65,10 @@ def _job(server: stack.Server, bucket: StoreConfig, source: Path, folder: Path) 
     }
 
 
-def _round(job: Mapping[str, Any], size: int, number: int, runs: Runs) -> tuple[int, int]:
+def _round(job: Mapping[str, Any], about: int, number: int, runs: Runs) -> tuple[int, int]:
     """New weights, sent by every side in turned order; then ours again, and with another head."""
     source = Path(job["source"])
-    size = weights.write(source, size, seed=number + 1)
+    size = weights.write(source, about, seed=number + 1)
     write_pieces(source, Path(job["pieces"]))
     own = {"prefix": f"bare-{number}", "key": f"boto3-{number}"}
     cases = [
