@@ -13,7 +13,7 @@ from registry.domain.errors import ForbiddenError, UnauthenticatedError
 from registry.request import authenticated, config
 from registry.services import sessions
 from registry.services.sessions import NotSignedInError, SignedIn
-from registry.web.pages import go
+from registry.web.pages import came_from, go
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -41,8 +41,7 @@ def signed_in(permission: Permission) -> Callable[[View], View]:
             try:
                 g.actor = authenticated(lambda connection: sessions.find(connection, _secret(), now=datetime.now(UTC)))
             except UnauthenticatedError:
-                asked = request.full_path if request.query_string else request.path
-                return forget(go(url_for("web.signing_in.show", next=asked if asked != HOME else None)))
+                return forget(go(url_for("web.signing_in.show", next=_asked())))
             if "model" in arguments:
                 g.actor.check(permission, arguments["model"])
             return view(**arguments)
@@ -51,6 +50,14 @@ def signed_in(permission: Permission) -> Callable[[View], View]:
         return cast("View", guarded)
 
     return decorate
+
+
+def _asked() -> str | None:
+    """The page to come back to: what was asked for, or where the form was that was sent. None is the first page."""
+    if request.method == "POST":
+        return came_from()
+    asked = request.full_path if request.query_string else request.path
+    return asked if asked != HOME else None
 
 
 def check_own_form() -> None:

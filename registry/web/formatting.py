@@ -37,6 +37,14 @@ def age(at: datetime, now: datetime) -> str:
     return "less than a minute"
 
 
+def duration(seconds: int) -> str:
+    """A length of time exactly, in the largest unit that tells it: `7 days`, `36 hours`, `90 seconds`."""
+    for length, unit in _STEPS:
+        if seconds and seconds % length == 0:
+            return count(seconds // length, unit)
+    return count(seconds, "second")
+
+
 def metric(value: float) -> str:
     """A measured number with up to six significant digits."""
     if not isfinite(value):

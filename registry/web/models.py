@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 
 from flask import Blueprint, Response, request
 
-from registry.db.tables import Namespace
+from registry.db.tables import Namespace, Promotion
 from registry.domain.access import Permission
 from registry.domain.names import ModelName, check_namespace
-from registry.request import actor, choice_parameter, config, cursor, next_cursor, page_limit, transaction
-from registry.services import models, namespaces, pointers, tags, versions
+from registry.request import Session, actor, choice_parameter, config, cursor, next_cursor, page_limit, transaction
+from registry.services import deciding, models, namespaces, pointers, policies, promotion_lists, tags, versions
 from registry.services.actors import PermissionDeniedError
 from registry.web import ordering
 from registry.web.browser import signed_in
@@ -18,6 +18,7 @@ from registry.web.pages import render
 bp = Blueprint("models", __name__)
 
 _SUGGESTED = 200  # namespaces offered beside the filter
+_AWAITED = 50  # promotions looked at for those that wait on who looks
 _COLUMNS = 4  # metrics a list of versions has room for
 
 
@@ -38,6 +39,8 @@ def index() -> Response:
         return render(
             "models.html",
             rows=rows,
+            awaited=_awaited(session) if after is None and wanted is None else [],
+            now=datetime.now(UTC),
             held=pointers.stages_of(session, ids),
             latest=versions.latest(session, ids),
             stages=ordering.stages(config().stages),
@@ -68,6 +71,7 @@ def show(model: ModelName) -> Response:
             metrics=ordering.metric_names(around.metrics, first=row.objective_metric, limit=_COLUMNS),
             held=pointers.stages_of(session, [row.id]),
             stages=ordering.stages(models.stages_of(row, config().stages)),
+            waiting=promotion_lists.waiting(session, [row.id], now=datetime.now(UTC)),
             latest=versions.latest(session, [row.id]).get(row.id),
             tags=tags.of_models(session, [row.id]).get(row.id, {}),
             kind=kind,
@@ -75,3 +79,14 @@ def show(model: ModelName) -> Response:
             following=following,
             now=datetime.now(UTC),
         )
+
+
+def _awaited(session: Session) -> list[tuple[Promotion, ModelName]]:
+    """Pending promotions that wait for the approval of who looks, by the policies that they were judged by."""
+    found: list[tuple[Promotion, ModelName]] = []
+    for promotion, model, policy in promotion_lists.awaiting(session, actor(), now=datetime.now(UTC), limit=_AWAITED):
+        rules = policies.read(policy)
+        counts = deciding.why_not_counted(actor(), model, promotion, uploader=None, policy=rules) is None
+        if deciding.required(promotion, rules) and counts:
+            found.append((promotion, models.full_name(model)))
+    return found

@@ -2,7 +2,7 @@
 
 from http import HTTPStatus
 from typing import Any, Final, cast
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from flask import Response, g, redirect, render_template, request
 from werkzeug.exceptions import HTTPException
@@ -26,7 +26,14 @@ HEADERS: Final = {
     "Cache-Control": "private, no-store",
 }
 
-_KEPT: Final = ("class", "kind", "limit", "namespace")  # what a link to another page of a list carries on
+_KEPT: Final = (
+    "class",
+    "kind",
+    "limit",
+    "namespace",
+    "scope",
+    "state",
+)  # what a link to another page of a list carries on
 
 
 def render(template: str, status: HTTPStatus = HTTPStatus.OK, /, **context: Any) -> Response:
@@ -38,6 +45,15 @@ def render(template: str, status: HTTPStatus = HTTPStatus.OK, /, **context: Any)
 def go(target: str) -> Response:
     """Send the browser to another page of ours, to ask for it with GET."""
     return cast("Response", redirect(target, HTTPStatus.SEE_OTHER, Response))
+
+
+def came_from() -> str | None:
+    """The page of ours whose form was sent; None if the browser does not say, or it was none of ours."""
+    if request.method != "POST" or request.referrer is None:
+        return None
+    parts = urlsplit(request.referrer)
+    path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    return path if parts.netloc == request.host and path.startswith("/") and not path.startswith("//") else None
 
 
 def page_link(cursor: str | None) -> str:
@@ -87,5 +103,12 @@ def unexpected_page() -> Response:
 def _problem(status: HTTPStatus, message: str, remedy: str, *, code: str = "") -> Response:
     request_id = g.get("request_id", "")
     return render(
-        "problem.html", status, message=message, remedy=remedy, code=code, status=status, request_id=request_id
+        "problem.html",
+        status,
+        message=message,
+        remedy=remedy,
+        code=code,
+        status=status,
+        request_id=request_id,
+        back=came_from(),
     )
