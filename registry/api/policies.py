@@ -15,6 +15,7 @@ from registry.domain.access import Permission
 from registry.domain.names import ModelName
 from registry.request import (
     InvalidCursorError,
+    InvalidParameterError,
     actor,
     answer,
     body,
@@ -23,6 +24,7 @@ from registry.request import (
     next_cursor,
     page,
     page_limit,
+    public,
     requires,
     transaction,
 )
@@ -33,7 +35,8 @@ bp = Blueprint("policies", __name__)
 
 _OF_MODEL = "/models/<model:model>/stages/<stage>/policy"
 _OF_NAMESPACE = "/namespaces/<part:namespace>/stages/<stage>/policy"
-_MESSAGE = Parameter("message", "Why it changes.", {"type": "string", "maxLength": 10_000})
+_LONGEST = 10_000
+_MESSAGE = Parameter("message", "Why it changes.", {"type": "string", "maxLength": _LONGEST})
 
 
 class Document(RootModel[dict[str, Any]]):
@@ -41,10 +44,10 @@ class Document(RootModel[dict[str, Any]]):
 
 
 @bp.get("/policy-schema")
-@requires(Permission.SEARCH_READ)
+@public
 @operation("The JSON Schema of policies", answers={200: Document})
 def schema() -> Response:
-    """With every kind of gate there is and its parameters."""
+    """With every kind of gate there is and its parameters; open to all, as the API's own description is."""
     return answer(Document(rules.schema()))
 
 
@@ -168,14 +171,17 @@ def put_stages_of_model(model: ModelName) -> Response:
 
 
 def _change() -> Change:
-    document = body(wire.PolicyDocument).root
-    return Change(document, request.args.get("message", "")[:10_000])
+    message = request.args.get("message", "")
+    if len(message) > _LONGEST:
+        raise InvalidParameterError(f"message is text of at most {_LONGEST} characters.")
+    return Change(body(wire.PolicyDocument).root, message)
 
 
 def _check_unchanged(policy: Policy | None) -> None:
     present = _etag(policy)
     if request.if_match and not request.if_match.contains(present):
-        raise PreconditionFailedError("The policy has changed since it was read.", etag=present)
+        remedy = "Read the policy again, and repeat the request with its present ETag."
+        raise PreconditionFailedError("The policy has changed since it was read.", remedy=remedy, etag=present)
 
 
 def _etag(policy: Policy | None) -> str:

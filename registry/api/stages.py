@@ -27,6 +27,7 @@ from registry.request import (
     config,
     cursor,
     next_cursor,
+    number_parameter,
     page,
     page_limit,
     requires,
@@ -34,7 +35,7 @@ from registry.request import (
 )
 from registry.services import consumers, deciding, models, pointers, promotions, proposing
 from registry.services.judging import Judgement
-from registry.services.promotions import Expected
+from registry.services.promotions import Expected, Within
 
 bp = Blueprint("stages", __name__)
 
@@ -44,6 +45,10 @@ _DRY_RUN = Parameter(
     "dry_run",
     "1 to be told gate by gate what would become of it; nothing changes.",
     {"type": "string", "enum": ["0", "1"]},
+)
+_BETWEEN = (
+    Parameter("since", "Only what was decided after this time (RFC 3339).", {"type": "string", "format": "date-time"}),
+    Parameter("until", "Only what was decided until this time.", {"type": "string", "format": "date-time"}),
 )
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
@@ -78,7 +83,7 @@ def index(model: ModelName) -> Response:
 )
 def show(model: ModelName, stage: str) -> Response:
     """Now, or at a moment of its history. The ETag is of who holds it; consumers come and go under it."""
-    moment = _moment()
+    moment = _time("at")
     with transaction(read_only=True) as session:
         row = models.find(session, actor(), model, Permission.PROMOTION_READ)
         pointers.check_stage(row, stage, config().stages)
@@ -95,7 +100,7 @@ def show(model: ModelName, stage: str) -> Response:
 
 
 @bp.post(f"{_STAGE}/promotions")
-@requires(Permission.PROMOTION_REQUEST)
+@requires(Permission.PROMOTION_READ)
 @operation(
     "Move a stage to a version, or empty it",
     body=wire.PromotionIn,
@@ -108,10 +113,12 @@ def promote(model: ModelName, stage: str) -> Response:
     """One of any number who expect the same holder wins; the others get 409 with the winner.
 
     202 while it waits for evidence or approvals; 422 `GATES_FAILED` if a gate is not met, which is on record.
+    Takes `promotion:request`; whoever may read may ask for a dry run.
     """
-    asked = body(wire.PromotionIn)
     if choice_parameter("dry_run", "0", "1", default="0") == "1":
-        return _preview(model, stage, asked)
+        return _preview(model, stage, body(wire.PromotionIn))
+    actor().check(Permission.PROMOTION_REQUEST, model)
+    asked = body(wire.PromotionIn)
     expected = Expected(asked.expect, asked.expect_seq)
     with transaction() as session:
         row = _unmoved(session, model, stage, Permission.PROMOTION_REQUEST)
@@ -193,21 +200,55 @@ def index_promotions(model: ModelName, stage: str) -> Response:
 
 @bp.get(f"{_STAGE}/history")
 @requires(Permission.PROMOTION_READ)
-@operation("List what held a stage", answers={200: wire.Page[wire.HistoryItem]}, query=PAGED)
+@operation(
+    "List what held a stage",
+    answers={200: wire.Page[wire.HistoryItem]},
+    query=(
+        *PAGED,
+        Parameter("version", "Only its terms.", {"type": "integer", "minimum": 1, "maximum": MAX_NUMBER}),
+        *_BETWEEN,
+    ),
+)
 def history(model: ModelName, stage: str) -> Response:
-    """One page, newest first."""
+    """One page, newest first; a version's terms lasted from `at` to `until`."""
     limit, before = page_limit(), cursor(int)
+    within = Within(number_parameter("version", 0, low=1, high=MAX_NUMBER) or None, _time("since"), _time("until"))
     if before is not None and not 0 < before[0] <= MAX_NUMBER:
         raise InvalidCursorError("The cursor is not valid.")
     with transaction(read_only=True) as session:
         row = models.find(session, actor(), model, Permission.PROMOTION_READ)
         pointers.check_stage(row, stage, config().stages)
-        rows = promotions.history(session, row, stage, before=before[0] if before else None, limit=limit)
+        rows = promotions.history(session, row, stage, before=before[0] if before else None, limit=limit, within=within)
         following = next_cursor(rows, limit, lambda promotion: (promotion.seq,))
         ends = promotions.ends(session, row, stage, rows)
         approvers = deciding.approvers(session, [each.id for each in rows])
         items = [_entry(each, ends.get(each.seq or 0), approvers.get(each.id, [])) for each in rows]
         return page(wire.Page[wire.HistoryItem](items=items, next=following))
+
+
+@bp.get("/models/<model:model>/history")
+@requires(Permission.PROMOTION_READ)
+@operation("Compare who held a model's stages at two times", answers={200: wire.Page[wire.StageChange]}, query=_BETWEEN)
+def changes(model: ModelName) -> Response:
+    """Every stage, also those that did not move; `until` is now if it is left out."""
+    since = _time("since")
+    if since is None:
+        raise InvalidParameterError("since is missing: the time to compare with.")
+    until = _time("until")
+    with transaction(read_only=True) as session:
+        row = models.find(session, actor(), model, Permission.PROMOTION_READ)
+        until = until or now(session)
+        within = Within(since=since, until=until)
+        items = [
+            wire.StageChange(
+                stage=stage,
+                before=_holder_then(stage, promotions.at(session, row, stage, since)),
+                after=_holder_then(stage, promotions.at(session, row, stage, until)),
+                moves=promotions.moves(session, row, stage, within),
+            )
+            for stage in models.stages_of(row, config().stages)
+        ]
+        return page(wire.Page[wire.StageChange](items=items))
 
 
 def _preview(model: ModelName, stage: str, asked: wire.PromotionIn) -> Response:
@@ -269,8 +310,8 @@ def _etag(stage: str, seq: int) -> str:
     return f"{stage}-{seq}"
 
 
-def _moment() -> datetime | None:
-    text = request.args.get("at")
+def _time(name: str) -> datetime | None:
+    text = request.args.get(name)
     if text is None:
         return None
     try:
@@ -278,7 +319,7 @@ def _moment() -> datetime | None:
             return datetime.fromisoformat(text.upper()).astimezone(UTC)
     except (ValueError, OverflowError):  # the 30th of February, or before the year 1
         pass
-    raise InvalidParameterError("at must be a time such as 2026-11-24T08:00:00Z; write a + in a URL as %2B.")
+    raise InvalidParameterError(f"{name} must be a time such as 2026-11-24T08:00:00Z; write a + in a URL as %2B.")
 
 
 def _holder_then(stage: str, promotion: Promotion | None) -> wire.StageHolder:

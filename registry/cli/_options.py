@@ -1,6 +1,7 @@
 """What commands have in common: how they are declared, their shared options, and the client they use."""
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -34,6 +35,31 @@ def limit(function: Function) -> Function:
 def message(function: Function) -> Function:
     """The option of what is written into a history."""
     return click.option("-m", "--message", default="", help="Why, for whoever reads the history.")(function)
+
+
+class Moment(click.ParamType[datetime]):
+    """A time as people and programs write it: RFC 3339, or a date, which begins here at midnight."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """The time, with its zone. Raises BadParameter."""
+        try:
+            return datetime.fromisoformat(str(value)).astimezone()
+        except (ValueError, OverflowError):
+            self.fail(f"{str(value)!r} is no time such as 2026-11-24 or 2026-11-24T08:00:00Z", param, ctx)
+
+
+def since(function: Function) -> Function:
+    """The option of where a time begins."""
+    return click.option("--since", type=Moment(), metavar="TIME", help="What was decided after this time.")(function)
+
+
+def until(function: Function) -> Function:
+    """The option of where it ends."""
+    return click.option("--until", type=Moment(), metavar="TIME", help="… and until this one; now if left out.")(
+        function
+    )
 
 
 def connect() -> "Client":

@@ -87,7 +87,7 @@ def demote(name: str, stage: str, *, expect: int | None, message: str, as_json: 
 @_options.until
 @_options.limit
 @_options.as_json
-def history(  # noqa: PLR0913 - as many as there are options
+def history(
     name: str,
     stage: str,
     *,

@@ -9,12 +9,14 @@ from registry.domain import names
 from registry.wire import (
     DecisionIn,
     HistoryItem,
+    Page,
     PolicyDocument,
     PolicyOut,
     PreviewOut,
     PromotionIn,
     PromotionOut,
     RollbackIn,
+    StageChange,
     StageHolder,
     StagesIn,
     StagesOut,
@@ -42,8 +44,7 @@ class Promotions:
 
     def stage(self, name: str, stage: str, *, when: datetime | None = None) -> StageHolder:
         """Who holds a stage now, or held it at a time."""
-        at_time = None if when is None else when.isoformat()
-        return self._api.get(_stage(name, stage), StageHolder, at=at_time)
+        return self._api.get(_stage(name, stage), StageHolder, at=_iso(when))
 
     def name_stages(self, name: str, stages: list[str] | None) -> StagesOut:
         """Name the stages of a model in the order a version climbs; None for its namespace's."""
@@ -78,9 +79,26 @@ class Promotions:
         body = checked(RollbackIn, to=to, expect=expect, message=message)
         return self._api.send("POST", _stage(name, stage, "rollback"), body, PromotionOut)
 
-    def history(self, name: str, stage: str, *, limit: int | None = None) -> Iterator[HistoryItem]:
-        """Who held a stage, newest first."""
-        return self._api.pages(_stage(name, stage, "history"), HistoryItem, limit=limit)
+    def history(
+        self,
+        name: str,
+        stage: str,
+        *,
+        limit: int | None = None,
+        version: int | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Iterator[HistoryItem]:
+        """Who held a stage, newest first: all of it, the terms of one version, or what was decided in a time."""
+        query = {"version": version, "since": _iso(since), "until": _iso(until)}
+        return self._api.pages(_stage(name, stage, "history"), HistoryItem, limit=limit, **query)
+
+    def changes(self, name: str, *, since: datetime, until: datetime | None = None) -> Iterator[StageChange]:
+        """Who held each stage of a model at two times, and how often it moved in between."""
+        items = self._api.get(
+            _model(name, "history"), Page[StageChange], since=_iso(since), until=_iso(until)
+        ).items  # fmt: skip
+        return iter(items)
 
     def promotions(
         self, name: str, stage: str, *, state: str | None = None, limit: int | None = None
@@ -113,9 +131,33 @@ class Promotions:
         body = PolicyDocument(dict(policy) if policy is not None else None)
         return self._api.send("PUT", _stage(name, stage, "policy"), body, PolicyOut, message=message or None)
 
+    def namespace_stages(self, namespace: str) -> StagesOut:
+        """The stages of models that name none themselves."""
+        return self._api.get(at("namespaces", namespace, "stages"), StagesOut)
+
+    def name_namespace_stages(self, namespace: str, stages: list[str] | None) -> StagesOut:
+        """Name them, in the order a version climbs; None for those of the server."""
+        return self._api.send("PUT", at("namespaces", namespace, "stages"), checked(StagesIn, stages=stages), StagesOut)
+
+    def namespace_policy(self, namespace: str, stage: str) -> PolicyOut:
+        """What a stage asks in models that have no policy of their own."""
+        return self._api.get(at("namespaces", namespace, "stages", stage, "policy"), PolicyOut)
+
+    def set_namespace_policy(
+        self, namespace: str, stage: str, policy: Mapping[str, Any] | None, *, message: str = ""
+    ) -> PolicyOut:
+        """Set it; None asks for nothing."""
+        body = PolicyDocument(dict(policy) if policy is not None else None)
+        path = at("namespaces", namespace, "stages", stage, "policy")
+        return self._api.send("PUT", path, body, PolicyOut, message=message or None)
+
     def _decide(self, promotion_id: str, decision: str, message: str, evidence: str | None = None) -> PromotionOut:
         body = checked(DecisionIn, comment=message, evidence=evidence)
         return self._api.send("POST", at("promotions", promotion_id, decision), body, PromotionOut)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone().isoformat()
 
 
 def _model(name: str, *more: str) -> str:

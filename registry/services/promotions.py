@@ -10,9 +10,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Select, select, tuple_
+from sqlalchemy import Select, func, select, tuple_
 from sqlalchemy.orm import Session, contains_eager
 
 from registry.db.queue import enqueue
@@ -70,9 +70,31 @@ def find(session: Session, actor: Actor, promotion_id: str) -> tuple[Promotion, 
     return found[0], found[1]
 
 
-def history(session: Session, model: Model, stage: str, *, before: int | None, limit: int) -> list[Promotion]:
+@dataclass(frozen=True, slots=True)
+class Within:
+    """A part of a history: one version's terms, and what was decided after `since` and not after `until`."""
+
+    number: int | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def of(self, query: Select[Any]) -> Select[Any]:
+        """The same query, of this part."""
+        if self.number is not None:
+            query = query.where(Promotion.number == self.number)
+        if self.since is not None:
+            query = query.where(Promotion.decided_at > self.since)
+        return query if self.until is None else query.where(Promotion.decided_at <= self.until)
+
+
+WHOLE: Final = Within()
+
+
+def history(
+    session: Session, model: Model, stage: str, *, before: int | None, limit: int, within: Within = WHOLE
+) -> list[Promotion]:
     """Applied promotions of a stage, newest first, `limit + 1` at most."""
-    query = applied(model, stage)
+    query = within.of(applied(model, stage))
     if before is not None:
         query = query.where(Promotion.seq < before)
     return list(session.scalars(query.order_by(Promotion.seq.desc()).limit(limit + 1)))
@@ -124,6 +146,11 @@ def at(session: Session, model: Model, stage: str, moment: datetime) -> Promotio
     """The promotion that had decided the stage's holder at a moment; None if it had never moved."""
     query = applied(model, stage).where(Promotion.decided_at <= moment)
     return session.scalar(query.order_by(Promotion.seq.desc()).limit(1))
+
+
+def moves(session: Session, model: Model, stage: str, within: Within) -> int:
+    """How often a stage moved."""
+    return session.scalar(within.of(applied(model, stage)).with_only_columns(func.count())) or 0
 
 
 def applied(model: Model, stage: str) -> Select[Promotion]:

@@ -72,6 +72,7 @@ from registry.wire.promotions import (
     PromotionIn,
     PromotionOut,
     RollbackIn,
+    StageChange,
     StagesIn,
     StagesOut,
 )
@@ -193,6 +194,7 @@ __all__ = [
     "SegmentsIn",
     "Short",
     "Size",
+    "StageChange",
     "StageHolder",
     "StagesIn",
     "StagesOut",

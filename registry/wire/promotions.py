@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, RootModel
 
 from registry.wire.base import Digest, In, Message, Number, Out
+from registry.wire.models import StageHolder
 
 _Expect = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _ExpectSeq = Annotated[int, Field(ge=0, le=2**62)]
@@ -113,6 +114,15 @@ class HistoryItem(Out):
     id: str
     gates: list[GateOut]
     approved_by: list[str]
+
+
+class StageChange(Out):
+    """Who held a stage at the beginning and at the end of a time, and how often it moved in between."""
+
+    stage: str
+    before: StageHolder
+    after: StageHolder
+    moves: int
 
 
 class PolicyDocument(RootModel[dict[str, Any] | None]):

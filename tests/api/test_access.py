@@ -28,6 +28,7 @@ PUBLIC = {
     "/readyz",
     "/docs",
     f"{PREFIX}/openapi.json",
+    f"{PREFIX}/policy-schema",
     "/login",
     "/logout",
     "/static/registry.css",
@@ -50,7 +51,8 @@ QUERIES = {
     "/webhooks": {"namespace": MODEL.namespace},
 }
 UNSAFE = {"POST", "PUT", "PATCH", "DELETE"}
-NOT_FOUND_BY_ID = {"upload", "promotion", "webhook"}  # a stranger's random id names nothing: 404 for everybody
+# A random id names nothing: 404 for everybody.
+NOT_FOUND_BY_ID = {"upload", "promotion", "consumer", "webhook"}
 OF_NAMESPACE = ("/resolve", "/events", "/storage", "/webhooks")  # the query or the body names it
 WHOAMI = "/whoami"  # tells a token what it is, whatever its scope
 
@@ -136,9 +138,11 @@ def test_every_view_names_its_permission_or_is_public_on_purpose(app):
 def test_a_permission_to_read_never_guards_what_changes_something(app):
     changing = {str(route) for route in routes(app) if route.method in UNSAFE and route.permission.endswith(":read")}
     # A copy reads its source; the right to publish is checked in the target, which the body names.
+    # What would become of a promotion may be read; to ask for one, the view checks the right to do so.
     # Who may read two versions may have measured how far apart they are: that is reading, by a worker.
     assert changing <= {
         "POST /models/<model>/versions/<number>/copy",
+        "POST /models/<model>/stages/<stage>/promotions",
         "POST /models/<model>/versions/<number>/diff/<ref>",
     }
 

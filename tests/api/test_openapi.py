@@ -162,7 +162,8 @@ class Scene:
 
 
 @pytest.fixture
-def scene(http, make_token):
+def scene(http, make_token, monkeypatch):
+    monkeypatch.setattr("registry.api.events.LONGEST_WAIT_S", 0.01)  # what is asked at random need not wait
     make_token("ana", "writer", "vision")
     files = {"model.safetensors": weights(), "config/a.json": b"{}"}
     push(http, "vision/yolo", files, aliases=["champion"], metrics=[{"name": "mAP", "value": 0.5}], tags={"gpu": "a"})
@@ -173,6 +174,18 @@ def scene(http, make_token):
     stage = "/models/vision/yolo/stages/production"
     promotions = [http.post(f"{stage}/promotions", json={"version": number}).json["id"] for number in (1, 2)]
     uploads = [http.post("/uploads", json={"model": "vision/yolo"}).json["id"] for _ in range(4)]
+    consumers = [
+        http.post("/models/vision/yolo/consumers", json={"name": name, "follows": "vision/yolo@production"}).json["id"]
+        for name in ("a", "b")
+    ]
+    http.put(f"{stage}/policy", json={"gates": [{"kind": "no_pickle"}]})
+    http.put(f"{stage}/policy", json={"approvals": {"required": 1}})
+    waiting = [http.post(f"{stage}/promotions", json={"version": number}).json["id"] for number in (1, 2)]
+    ana = make_token("ana", "promoter", "vision")
+    http.post("/models/vision/yolo/versions/1/copy", json={"to": "vision/twin"}, token=ana)
+    http.put("/models/vision/twin/stages/production/policy", json={"approvals": {"required": 1}})
+    others = http.post("/models/vision/twin/stages/production/promotions", json={"version": 1}, token=ana).json["id"]
+    http.put(f"{stage}/policy", json={})
     hook = {"namespace": "vision", "url": "https://hooks.example.com/"}
     webhooks = [http.post("/webhooks", json=hook).json["id"] for _ in range(4)]
     delivery = http.items(f"/webhooks/{webhooks[0]}/deliveries")[0]["id"]
@@ -189,6 +202,11 @@ def scene(http, make_token):
             "uploads.commit.upload": uploads[1:3],
             "uploads.delete.upload": uploads[3:],
             "promotion": promotions,
+            "promotions.reject.promotion": waiting[:1],
+            "promotions.cancel.promotion": waiting[1:2],
+            "promotions.approve.promotion": [others],
+            "consumer": consumers[:1],
+            "consumers.delete.consumer": consumers[1:],
             "path": ["model.safetensors", "config/a.json"],
             "ref": ["vision/still:1", "vision/still"],
             "diffs.show.model": ["vision/still"],
@@ -203,13 +221,18 @@ def scene(http, make_token):
             "tokens.delete.number": [http.post("/tokens", json={"name": "spare"}).json["id"], 10**6],
         },
         queries={
+            "stages.changes": {"since": "2026-01-01T00:00:00Z"},
             "versions.resolve": {"ref": "vision/yolo@production"},
             "artifacts.segments": {"artifact": "model.safetensors", "urls": "1", "limit": 1},
             "artifacts.tensors": {"artifact": "model.safetensors"},
             "diffs.show": {"class": "changed,unknown", "statistics": "1", "limit": 1},
         },
         bodies={
+            "policies.put": {"gates": [{"kind": "no_pickle"}]},
+            "policies.put_stages_of_model": {"stages": ["staging", "production"]},
+            "policies.put_stages": {"stages": ["staging", "production"]},
             "aliases.point": {"number": 1},
+            "consumers.create": {"name": "edge", "follows": "vision/yolo"},
             "models.create": {"name": "vision/other"},
             "stages.promote": {"version": 1},
             "uploads.commit": {"artifacts": [artifact("empty.txt", b"")]},

@@ -35,7 +35,7 @@ def holder(http):
 
 
 def test_a_stage_that_never_moved_is_empty_at_seq_0(http):
-    empty = {"version": None, "seq": 0, "since": None, "by": None}
+    empty: dict[str, object] = {"version": None, "seq": 0, "since": None, "by": None, "consumers": {}}
     assert http.get(PRODUCTION).json == {"stage": "production"} | empty
     assert http.get(STAGES).json == {
         "items": [{"stage": stage} | empty for stage in ("staging", "production")],
@@ -52,7 +52,7 @@ def test_a_promotion_moves_the_stage_and_says_what_became_of_it(http):
         "previous": None, "by": "admin", "message": "better",
     }.items()  # fmt: skip
     assert http.get(PRODUCTION).json == {
-        "stage": "production", "version": 2, "seq": 1, "since": said["at"], "by": "admin",
+        "stage": "production", "version": 2, "seq": 1, "since": said["at"], "by": "admin", "consumers": {},
     }  # fmt: skip
     assert http.get(f"/promotions/{said['id']}").json == said
     assert http.get("/resolve?ref=vision/yolo@production").json["number"] == 2
@@ -165,10 +165,17 @@ def test_the_history_comes_newest_first_in_pages(http):
 
 def test_the_stage_is_shown_as_it_was_at_any_moment(http):
     first, second = (promote(http, version).json for version in (1, 2))
-    now = http.get(PRODUCTION).json
+    now = http.get(PRODUCTION).json | {"consumers": None}  # who runs what is known of this moment only
     assert http.get(PRODUCTION, query_string={"at": second["at"]}).json == now
     then = http.get(PRODUCTION, query_string={"at": first["at"]}).json
-    assert then == {"stage": "production", "version": 1, "seq": 1, "since": first["at"], "by": "admin"}
+    assert then == {
+        "stage": "production",
+        "version": 1,
+        "seq": 1,
+        "since": first["at"],
+        "by": "admin",
+        "consumers": None,
+    }
     assert http.get(PRODUCTION, query_string={"at": "2020-01-01T00:00:00+01:00"}).json["version"] is None
     assert http.get(f"{PRODUCTION}?at=9999-12-31t23:59:59.123456789z").json == now
 
