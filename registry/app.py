@@ -19,6 +19,7 @@ from registry.domain.errors import RegistryError
 from registry.domain.names import FORBIDDEN_PARTS, PART, ModelName, parse_model
 from registry.domain.references import MAX_NUMBER
 from registry.request import BODY_LIMIT, Parts
+from registry.services.chains import Heads
 from registry.storage.s3 import Store, StoreConfig
 
 log = structlog.get_logger()
@@ -59,7 +60,9 @@ def create_app(config: Config | None = None) -> Flask:
     """Build the WSGI application: the API, the pages, health. Opens no connection yet."""
     settings = config or Config.from_environment()
     app = Flask("registry", static_folder=None)
-    app.extensions["registry"] = Parts(settings, Database(settings.database_url), store_of(settings))
+    database = Database(settings.database_url)
+    app.extensions["registry"] = Parts(settings, database, store_of(settings))
+    app.extensions["registry.heads"] = Heads(database)
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False

@@ -179,7 +179,7 @@ def _wants_stream() -> bool:
 
 
 def _heads() -> Heads:
-    return cast("Heads", current_app.extensions.setdefault("registry.heads", Heads(parts().database)))
+    return cast("Heads", current_app.extensions["registry.heads"])
 
 
 def _read(
@@ -242,7 +242,7 @@ def _blocks(database: Database, heads: Heads, chain: str, after: int, action: st
     end = time.monotonic() + _STREAM_S
     said_at, said, seen = time.monotonic(), after, after
     try:
-        while time.monotonic() < end:
+        while time.monotonic() < end and not heads.is_over:
             rows: list[wire.EventOut] = []
             if heads.wait(chain, after=seen, until=min(end, said_at + _KEEP_ALIVE_S)):
                 rows, seen = _read(database, chain, seen, action=action, limit=_AT_ONCE)

@@ -1,9 +1,9 @@
 """`events`: what happened, and whether it was written down as it happened."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,12 +14,9 @@ from registry.domain.errors import LocalError
 if TYPE_CHECKING:
     from registry.wire import ChainHead, EventOut
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 _NAMESPACE = click.argument("namespace", default="default")
-_EXAMPLES = (
-    "registry events vision",
-    "registry events vision --follow --action 'promotion:*'",
-    "registry events verify vision --head head.json",
-)
 
 
 class UnreadableDumpError(LocalError):
@@ -39,24 +36,38 @@ class _Events(click.Group):
         return super().parse_args(ctx, args)
 
 
-def _group() -> click.Group:
-    lines = "\n".join(f"  {each}" for each in _EXAMPLES)
-    return _Events("events", help=_HELP, epilog=f"\b\nExamples:\n{lines}")
+def _listing(function: Function) -> Function:
+    """The options of the list, which may be given without naming it."""
+    for option in (
+        click.option("--follow", is_flag=True, help="Go on with what happens from now on, until Ctrl-C."),
+        click.option("--action", metavar="ACTION", help="Only these, such as promotion:apply or 'promotion:*'."),
+        click.option("--after", type=click.IntRange(0), default=0, metavar="SEQ", help="Only what came later."),
+    ):
+        function = option(function)
+    return _options.limit(_options.as_json(function))
 
 
-_HELP = """What happened in a namespace, oldest first; in `_system` what happened to users and tokens.
+@click.group(
+    "events",
+    cls=_Events,
+    subcommand_metavar="[NAMESPACE] | COMMAND [ARGS]...",
+    epilog=(
+        "\b\nExamples:\n  registry events vision\n  registry events vision --follow --action 'promotion:*'\n"
+        "  registry events verify vision --head head.json"
+    ),
+)
+@_listing
+def events(**options: object) -> None:
+    """Show what happened in a namespace, oldest first.
 
-Without a command it is the list."""
-events = _group()
+    Users and tokens have a chain of their own, `_system`. Without a command it is the list.
+    """
+    del options  # they are those of the list, which gets them
 
 
 @events.command("list", epilog="\b\nExample:\n  registry events list vision --after 120 --json")
 @_NAMESPACE
-@click.option("--after", type=click.IntRange(0), default=0, metavar="SEQ", help="Only what came later.")
-@click.option("--action", metavar="ACTION", help="Only these, such as promotion:apply or 'promotion:*'.")
-@click.option("--follow", is_flag=True, help="Go on with what happens from now on, until Ctrl-C.")
-@_options.limit
-@_options.as_json
+@_listing
 def events_list(
     *, namespace: str, after: int, action: str | None, follow: bool, limit: int | None, as_json: bool
 ) -> None:

@@ -1,6 +1,5 @@
 """`follow`: a directory that is always what a reference means, and a command for each change."""
 
-import os
 import shlex
 import signal
 from collections.abc import Iterator, Sequence
@@ -142,14 +141,14 @@ def _run(follower: "Follower", change: "Change", arguments: Sequence[str]) -> st
     """Run the command for a change. Gives what went wrong, or nothing."""
     from registry.client import _command
 
-    environment = dict(os.environ) | {  # noqa: TID251 - handed on to the command
+    variables = {
         "REGISTRY_SEQ": str(change.seq),
         "REGISTRY_VERSION": str(change.version.number),
         "REGISTRY_MODEL": change.version.model,
         "REGISTRY_REF": change.ref,
         "REGISTRY_DIR": str(change.directory),
     }
-    code = _command.run(arguments, environment, noted=lambda process: follower.note(change, process))
+    code = _command.run(arguments, variables, noted=lambda process: follower.note(change, process))
     if code == 0:
         return ""
     said = f"the command ended with {code}" if code > 0 else f"the command was ended by signal {-code}"

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -94,7 +95,7 @@ def serve(*, host: str, port: int, s3_port: int, home: Path, tls_cert: Path | No
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Where to listen.")
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes.")
-@click.option("--threads", type=click.IntRange(1, 256), default=8, show_default=True, help="In each process.")
+@click.option("--threads", type=click.IntRange(1, 256), default=12, show_default=True, help="In each process.")
 @_TLS_CERT
 @_TLS_KEY
 @_with_server
@@ -138,7 +139,23 @@ def served_app() -> object:
     started_by = multiprocessing.parent_process()
     if started_by is not None:
         die_with_parent(signal.SIGKILL, parent=started_by.pid)()
-    return create_app()
+    app = create_app()
+    _when_told_to_end(app.extensions["registry.heads"].end)
+    return app
+
+
+def _when_told_to_end(act: Callable[[], None]) -> None:
+    """Act as soon as a signal arrives whose handler is somebody else's: the server's, which then waits for requests."""
+    seen, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told)
+
+    def watch() -> None:
+        while os.read(seen, 1)[0] not in (signal.SIGTERM, signal.SIGINT):
+            continue
+        act()
+
+    threading.Thread(target=watch, name="registry-end", daemon=True).start()
 
 
 @_options.command("worker", "registry worker")

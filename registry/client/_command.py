@@ -14,24 +14,32 @@ from typing import Final
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _GATE: Final = """
 import os, signal, sys
-if os.read(int(sys.argv[1]), 1):
-    os.close(int(sys.argv[1]))
+gate, count = int(sys.argv[1]), int(sys.argv[2])
+variables, command = sys.argv[3 : 3 + count], sys.argv[3 + count :]
+if os.read(gate, 1):
+    os.close(gate)
+    for variable in variables:
+        name, _, value = variable.partition("=")
+        os.putenv(name, value)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        os.execvp(sys.argv[2], sys.argv[2:])
+        os.execvp(command[0], command)
     except OSError as failure:
-        sys.exit(f"error: {sys.argv[2]} cannot be run: {failure.strerror}")
+        sys.exit(f"error: {command[0]} cannot be run: {failure.strerror}")
 """
 
 
-def run(command: Sequence[str], environment: Mapping[str, str], *, noted: Callable[[str], None]) -> int:
-    """Run a command to its end and give its exit code. `noted` is told which process it is before it begins."""
+def run(command: Sequence[str], variables: Mapping[str, str], *, noted: Callable[[str], None]) -> int:
+    """Run a command to its end and give its exit code; `variables` are added to the environment it inherits.
+
+    `noted` is told which process it is before it begins.
+    """
     gate, key = os.pipe()
+    added = [f"{name}={value}" for name, value in variables.items()]
     try:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _GATE, str(gate), *command],
-            env=dict(environment),
+            [sys.executable, "-I", "-S", "-c", _GATE, str(gate), str(len(added)), *added, *command],
             stdin=subprocess.DEVNULL,
             pass_fds=[gate],
         )

@@ -151,6 +151,16 @@ class Heads:
         self._database = database
         self._lock = threading.Lock()
         self._known: dict[str, tuple[float, int]] = {}
+        self._over = threading.Event()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody is to wait any more."""
+        return self._over.is_set()
+
+    def end(self) -> None:
+        """Let everybody go who waits, and whoever comes later: the process is about to end."""
+        self._over.set()
 
     def last(self, chain: str) -> int:
         """The number of the chain's newest event, as of half a second ago or later. Raises what the database raises."""
@@ -166,7 +176,6 @@ class Heads:
         """Whether the chain has an event numbered above `after`; waits for one until `time.monotonic()` is `until`."""
         while self.last(chain) <= after:
             left = until - time.monotonic()
-            if left <= 0:
+            if left <= 0 or self._over.wait(min(left, _LOOK_S)):
                 return False
-            time.sleep(min(left, _LOOK_S))
         return True
