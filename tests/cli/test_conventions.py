@@ -54,7 +54,7 @@ def test_the_contract_s_commands_are_there():
     assert named >= {
         "serve", "api", "worker", "db", "push", "pull", "resolve", "show", "list", "versions", "lineage", "promote",
         "rollback", "demote", "history", "copy", "alias", "tag", "metrics", "delete", "restore", "login", "logout",
-        "whoami", "namespace", "token", "user", "events", "cache", "storage",
+        "whoami", "namespace", "token", "user", "events", "cache", "storage", "follow",
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.domain.audit import GENESIS, Action, Event, event_hash, event_time, verify
+from registry.domain.audit import GENESIS, Action, Event, Head, event_hash, event_time, verify, verify_until
 
 AT = "2026-11-24T08:30:00.000000Z"
 
@@ -105,3 +105,14 @@ def test_a_time_without_zone_is_refused() -> None:
 def test_an_action_is_a_subject_and_a_verb(action: Action) -> None:
     assert f"{action.subject}:{action.verb}" == action
     assert action.name == action.upper().replace(":", "_")
+
+
+def test_an_end_that_was_kept_must_still_be_there() -> None:
+    events = chain(5)
+    heads = [Head("vision", 0, GENESIS), *(Head("vision", each.seq, each.hash) for each in events)]
+    assert {verify_until(events, head) for head in heads} == {None}
+    assert verify_until(events[:3], heads[5]) == 4
+    assert verify_until([], heads[5]) == 1
+    assert verify_until(events, Head("vision", 3, GENESIS)) == 3
+    assert verify_until(events, Head("audio", 3, events[2].hash)) == 3
+    assert verify_until([*events[:2], *events[3:]], heads[5]) == 3
