@@ -567,7 +567,7 @@ class Consumer(Base):
     model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
     name: Mapped[short]
-    follows: Mapped[short]
+    follows: Mapped[str] = mapped_column(String(512))
     number: Mapped[int | None]
     seq: Mapped[int | None] = mapped_column(Id)
     state: Mapped[str] = mapped_column(String(16))

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from registry.wire.base import In, Message, Name, Number, Out
 
@@ -24,7 +24,7 @@ class ConsumerIn(ConsumerReport):
     """A consumer that begins to follow a reference of the model. `name` says which process where."""
 
     name: Name
-    follows: Name
+    follows: Annotated[str, StringConstraints(min_length=1, max_length=512)]
 
 
 class ConsumerOut(Out):
