@@ -41,11 +41,11 @@ def show(promotion: str) -> Response:
 @operation(
     "Approve a promotion",
     body=wire.DecisionIn,
-    answers={200: wire.PromotionOut},
+    answers={200: wire.PromotionOut, 202: wire.PromotionOut},
     refuses=(409, 410),
 )
 def approve(promotion: str) -> Response:
-    """The last approval that is needed applies it, its gates evaluated anew."""
+    """The last approval that is needed applies it, its gates evaluated anew; 202 while it still waits."""
     asked = body(wire.DecisionIn)
     seen = parse_digest(asked.evidence) if asked.evidence is not None else None
     with transaction() as session:
