@@ -26,6 +26,7 @@ from registry.app import create_app
 from registry.config import ClientConfig, Config
 from registry.domain import errors
 from registry.domain.errors import RegistryError
+from registry.domain.gates import GATES, Parameter
 from registry.request import STATUS
 
 HERE: Final = Path(__file__).parent
@@ -213,6 +214,22 @@ def _shape(part: Mapping[str, Any]) -> str:
     return ""
 
 
+# Gates
+
+
+def _gates() -> str:
+    def told(name: str, parameter: Parameter) -> str:
+        values = parameter.schema.get("enum")
+        said = f"`{name}`" + (f" ({', '.join(map(str, values))})" if values else "")
+        return said if parameter.required else f"[{said}]"
+
+    rows = [
+        (f"`{each.kind}`", each.meaning, ", ".join(told(*named) for named in each.parameters.items()))
+        for each in GATES.values()
+    ]
+    return _table(("kind", "passes if", "parameters"), rows)
+
+
 PARTS: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
     "errors.md": {"errors": _errors, "http": _http},
     "configuration.md": {
@@ -222,6 +239,7 @@ PARTS: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
     },
     "cli.md": {"commands": _command_line},
     "api.md": {"operations": _operations},
+    "promotion.md": {"gates": _gates},
 }
 """What is written where: page, name of the part, its writer."""
 

@@ -82,7 +82,9 @@ def concluded(session: Session, model: Model, row: Promotion, status: HTTPStatus
     [shape] = promotion_shapes(session, model, [row])
     if row.state == "failed":
         reasons = [gate.reason for gate in shape.gates if gate.passed is False]
-        said = f"{shape.model}:{shape.version} does not meet {len(reasons)} gates of {row.stage}: {reasons[0]}"
+        wanted = "does not become empty" if shape.version is None else f"does not take version {shape.version}"
+        count = f"{len(reasons)} of {len(shape.gates)} gates failed"
+        said = f"{shape.model}@{row.stage} {wanted}; {count}, first: {reasons[0]}"
         gates = [gate.model_dump() for gate in shape.gates]
         return problems.decided(GatesFailedError(said, id=row.id, gates=gates))
     return answer(shape, HTTPStatus.ACCEPTED if row.state == "pending" else status)

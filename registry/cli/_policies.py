@@ -139,4 +139,4 @@ def _show_policy(found: "PolicyOut", *, as_json: bool) -> None:
         _output.say(f"{found.stage} asks for nothing")
     else:
         _output.say(f"revision {found.revision} of the {found.scope}'s policy, by {found.by}")
-    _output.result(json.dumps(found.policy, ensure_ascii=False, indent=2))
+    _output.document(found.policy or {})

@@ -112,3 +112,17 @@ def test_the_five_minutes_of_the_readme(shell):
 def test_the_push_by_hand_of_the_api_page(shell):
     (script,) = blocks(PAGES["docs/api.md"], "sh")
     assert shell(script, REGISTRY_URL=shell.url, REGISTRY_TOKEN=TOKEN).split() == ["applied", "1"]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("newcomer")
+def test_the_example_of_the_promotion_page(shell):
+    example = PAGES["docs/promotion.md"].partition("## An example")[2].partition("\n## ")[0]
+    script = "registry login http://127.0.0.1:8080 >/dev/null\n"
+    for name in ("rita", "pat"):
+        script += f"registry user create {name}\n{name.upper()}=$(registry token create t --user {name} | tail -n 1)\n"
+    said = shell(script + "exec 2>&1\n" + "\n".join(blocks(example, "sh")))
+    at = 0
+    for line in "".join(blocks(example, "text")).splitlines():
+        assert line in said[at:], (line, said)
+        at = said.index(line, at)
