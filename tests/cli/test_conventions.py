@@ -30,7 +30,10 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[t
 
 
 EVERY = list(commands(root))
-READS = ("list", "versions", "show", "resolve", "lineage", "metrics", "history", "whoami", "storage", "events", "pull")
+READS = (
+    "list", "versions", "show", "resolve", "lineage", "metrics", "history", "promotions", "stages", "policy", "whoami",
+    "storage", "events", "pull",
+)  # fmt: skip
 READS_BELOW = [("alias", "list"), ("namespace", "list"), ("namespace", "grants"), ("user", "list"), ("token", "list")]
 
 
