@@ -44,6 +44,7 @@ def storage(*, namespace: str | None, as_json: bool) -> None:
             "stored": _output.size(used.stored_bytes) + share,
             "objects": f"{used.objects:,}",
             "segments": f"{used.segments:,}",
+            "whole, for stages": _output.size(used.whole_bytes) if used.whole_objects else None,
         }
     )
 

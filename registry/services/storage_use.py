@@ -15,13 +15,15 @@ from registry.services.actors import Actor
 class StorageUse:
     """`logical_bytes`: the files of all ready versions. The rest is what is kept for them, once a namespace.
 
-    Files that are on a stage count twice among what is kept: in segments, and whole.
+    `stored_bytes` and `objects` are of segments. What is kept whole beside them, while it is on a stage, counts apart.
     """
 
     logical_bytes: int
     stored_bytes: int
     objects: int
     segments: int
+    whole_bytes: int = 0
+    whole_objects: int = 0
 
 
 def measure(session: Session, actor: Actor, namespace: str | None) -> StorageUse:
@@ -48,7 +50,9 @@ def measure(session: Session, actor: Actor, namespace: str | None) -> StorageUse
     whole_bytes, whole_objects = session.execute(whole).one()
     return StorageUse(
         logical_bytes=int(session.scalars(logical).one()),
-        stored_bytes=int(stored_bytes) + int(whole_bytes),
-        objects=objects + whole_objects,
+        stored_bytes=int(stored_bytes),
+        objects=objects,
         segments=session.scalars(segments).one(),
+        whole_bytes=int(whole_bytes),
+        whole_objects=whole_objects,
     )

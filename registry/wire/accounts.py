@@ -118,9 +118,14 @@ class EventOut(Out):
 
 
 class StorageOut(Out):
-    """What versions add up to, and what the store holds for them."""
+    """What versions add up to, and what the store holds for them: segments, each once, and beside them whole files.
+
+    Files of several segments are also kept whole while a version that has them is on a stage.
+    """
 
     logical_bytes: int
     stored_bytes: int
     objects: int
     segments: int
+    whole_bytes: int = 0
+    whole_objects: int = 0

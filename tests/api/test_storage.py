@@ -3,7 +3,9 @@ import pytest
 from registry.domain.access import Scope
 from tests.support.world import code
 
-NOTHING = {"logical_bytes": 0, "stored_bytes": 0, "objects": 0, "segments": 0}
+NOTHING = dict.fromkeys(
+    ("logical_bytes", "stored_bytes", "objects", "segments", "whole_bytes", "whole_objects"), 0
+)  # fmt: skip
 
 
 def test_an_administrator_measures_the_registry_and_a_reader_a_namespace(http, make_token):

@@ -112,7 +112,7 @@ def test_a_person_signs_in_looks_around_and_signs_out(page, filled):
     page.get_by_role("rowheader").filter(has_text="production").get_by_role("link").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Version 4")
     expect(page.get_by_text("pickle: can run code")).to_be_visible()
-    page.get_by_role("link", name="vision/yolo11n:3").click()
+    page.get_by_role("link", name="vision/yolo11n:3", exact=True).click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Version 3")
     page.get_by_role("link", name="yolo11n", exact=True).click()
     page.get_by_role("link", name="History of production").click()
