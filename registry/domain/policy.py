@@ -272,8 +272,8 @@ def _is_a(given: Any, kind: str) -> bool:
 
 
 def _check_number(at: str, given: float, schema: Mapping[str, Any]) -> None:
-    if not abs(given) <= 1e300:
-        raise InvalidPolicyError(f"{at} is not a finite number.", at=at)
+    if not abs(given) <= 1e300 or given != float(given):  # as whoever reads the event would have it
+        raise InvalidPolicyError(f"{at} is not a number that JSON carries exactly.", at=at)
     if given < schema.get("minimum", given) or given > schema.get("maximum", given):
         raise InvalidPolicyError(f"{at} is out of its range.", at=at)
     if "exclusiveMinimum" in schema and given <= schema["exclusiveMinimum"]:

@@ -71,6 +71,8 @@ def test_the_empty_policy_asks_for_nothing():
         ({"gates": [{"kind": "metric", "metric": "m", "op": ">="}]}, "gates[0]"),
         ({"gates": [{"kind": "metric", "metric": "m", "op": ">=", "value": True}]}, "gates[0].value"),
         ({"gates": [{"kind": "metric", "metric": "m", "op": ">=", "value": float("nan")}]}, "gates[0].value"),
+        ({"gates": [{"kind": "metric", "metric": "m", "op": ">=", "value": 2**53 + 1}]}, "gates[0].value"),
+        ({"gates": [{"kind": "metric", "metric": "m", "op": ">=", "value": 10**400}]}, "gates[0].value"),
         ({"gates": [{"kind": "metric", "metric": "", "op": ">=", "value": 1}]}, "gates[0].metric"),
         ({"gates": [{"kind": "no_nan", "really": True}]}, "gates[0]"),
         ({"gates": [{"kind": "fresh", "days": 0}]}, "gates[0].days"),
